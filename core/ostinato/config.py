@@ -1,0 +1,453 @@
+"""The run file: one pydantic model a section, every error at once, in one sentence each."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ostinato.errors import UserError, closest
+
+
+class Section(BaseModel):
+    """A part of the run file; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class ModelSection(Section):
+    """Where a model comes from."""
+
+    model: str | None = Field(None, description="hub name or path of a transformers checkpoint")
+    tokenizer: str | None = Field(
+        None, description="hub name or path, or 'bytes'; the model's own when left out"
+    )
+    random: dict[str, Any] | None = Field(
+        None,
+        description="build with random weights from this transformers config "
+        "(model_type and sizes) instead of loading",
+    )
+    trust_remote_code: bool = Field(False, description="run code that comes with the checkpoint")
+
+    @model_validator(mode="after")
+    def _something(self) -> ModelSection:
+        if self.random is not None and "model_type" not in self.random:
+            raise ValueError("random needs a model_type, such as gpt_neox")
+        return self
+
+
+class PolicySection(ModelSection):
+    """The policy that is sampled and optimised."""
+
+    value: Literal["shared", "separate"] = Field(
+        "shared", description="the value head sits on the policy's trunk, or on a copy of it"
+    )
+
+
+class RewardModelSection(ModelSection):
+    """The proxy reward models."""
+
+    members: int = Field(1, ge=1, description="reward models trained an iteration")
+    epochs: float | None = Field(None, gt=0, description="passes over the data; or give updates")
+    updates: int | None = Field(None, ge=1, description="optimiser updates; or give epochs")
+    batch: int = Field(32, ge=1, description="comparisons an optimiser update")
+    accumulate: int = Field(1, ge=1, description="micro-batches an update")
+    lr: float = Field(1e-5, gt=0, description="peak learning rate of AdamW")
+    lr_final: float = Field(0.0, ge=0, description="learning rate at the end, after linear decay")
+    warmup: int = Field(0, ge=0, description="updates of linear warm-up")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradient norm at which it is clipped")
+    max_tokens: int = Field(1024, ge=2, description="longest prompt + response, in tokens")
+
+    @model_validator(mode="after")
+    def _length(self) -> RewardModelSection:
+        if self.epochs is not None and self.updates is not None:
+            raise ValueError("give epochs or updates, not both")
+        if self.epochs is None and self.updates is None:
+            self.epochs = 5.0
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch {self.batch} is no multiple of accumulate {self.accumulate}")
+        return self
+
+
+class GoldSection(Section):
+    """The gold reward model that stands for the human: a checkpoint, or a function of text."""
+
+    model: str | None = Field(
+        None, description="hub name or path of a sequence-classification checkpoint"
+    )
+    function: str | None = Field(
+        None, description="module:factory; the factory answers an object with `score`"
+    )
+    batch: int = Field(64, ge=1, description="responses scored at once")
+    trust_remote_code: bool = Field(False, description="run code that comes with the checkpoint")
+
+    @model_validator(mode="after")
+    def _one(self) -> GoldSection:
+        if (self.model is None) == (self.function is None):
+            raise ValueError("give exactly one of model and function")
+        return self
+
+
+class Shares(Section):
+    """How the prompts are split, by hash of their text; the shares add up to 1."""
+
+    preference: float = Field(0.4, gt=0, lt=1, description="share for preference pairs")
+    rl: float = Field(0.4, gt=0, lt=1, description="share for policy optimisation")
+    evaluation: float = Field(0.2, gt=0, lt=1, description="share for evaluation")
+
+    @model_validator(mode="after")
+    def _sum(self) -> Shares:
+        total = self.preference + self.rl + self.evaluation
+        if not math.isclose(total, 1.0, abs_tol=1e-6):
+            raise ValueError(f"the shares add up to {total:g}, expected 1")
+        return self
+
+
+class PromptsSection(Section):
+    """Prompts, split into disjoint preference, RL and evaluation sets."""
+
+    data: str | None = Field(None, description="JSON/JSONL file, Arrow file or folder, or hub name")
+    split: str = Field("train", description="split of a hub data set")
+    field: str = Field("prompt", description="column with the prompt, where rows have one")
+    template: str = Field(
+        "{prompt}",
+        description="how a row becomes a prompt: a format string over its columns, "
+        "or 'alpaca' or 'open-assistant'",
+    )
+    shares: Shares = Field(default_factory=Shares, description="share of each split")
+    preference: int = Field(1000, ge=2, description="prompts of which pairs are sampled")
+    held_out: int = Field(
+        100, ge=0, description="further preference prompts whose pairs only measure accuracy"
+    )
+    evaluation: int = Field(192, ge=4, description="evaluation prompts")
+    fresh: bool = Field(False, description="draw new preference prompts in every iteration")
+    max_tokens: int = Field(520, ge=1, description="longer prompts are left out")
+
+
+class GenerationSection(Section):
+    """How responses are sampled."""
+
+    max_new_tokens: int = Field(256, ge=1, description="longest response in tokens")
+    temperature: float = Field(1.0, gt=0, description="logits are divided by it everywhere")
+    top_k: int = Field(0, ge=0, description="0 is off; must be 0 while the policy is optimised")
+    top_p: float = Field(1.0, gt=0, le=1, description="1 is off; must be 1 likewise")
+    stop: str | None = Field(None, description="stop token; the tokenizer's eos when left out")
+    batch: int = Field(256, ge=1, description="responses sampled at once")
+
+    @model_validator(mode="after")
+    def _unrestricted(self) -> GenerationSection:
+        if self.top_k or self.top_p < 1:
+            raise ValueError(
+                f"top_k {self.top_k} and top_p {self.top_p:g}: the policy must be sampled without "
+                "restriction (top_k 0, top_p 1), or the KL comes out negative"
+            )
+        return self
+
+
+class PreferencesSection(Section):
+    """How comparisons are collected."""
+
+    responses: int = Field(2, ge=2, description="responses a prompt; all their pairs are labelled")
+
+
+class KLSection(Section):
+    """The penalty that keeps the policy near its reference, pi_k_init."""
+
+    coefficient: float = Field(0.05, ge=0, description="coefficient of the per-token KL")
+
+
+class Unfinished(Section):
+    """What happens to the score of a response without its stop token."""
+
+    penalty: float = Field(0.0, description="subtracted from the score, or put in its place")
+    mode: Literal["subtract", "replace"] = Field("subtract", description="how it is applied")
+
+
+class RLSection(Section):
+    """The engine of policy optimisation; the algorithm's own settings are its plugin's."""
+
+    rollouts: int | None = Field(None, ge=1, description="rollouts an iteration; or give updates")
+    updates: int | None = Field(None, ge=1, description="optimiser updates an iteration")
+    rollout_size: int = Field(256, ge=1, description="responses a rollout")
+    minibatch: int = Field(32, ge=1, description="responses an optimiser update")
+    accumulate: int = Field(1, ge=1, description="micro-batches an update")
+    epochs: int = Field(4, ge=1, description="passes over each rollout")
+    lr: float = Field(1e-6, gt=0, description="learning rate of Adam at the start")
+    lr_final: float = Field(1e-7, ge=0, description="learning rate at the end")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="decay of lr")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="Adam's betas")
+    eps: float = Field(1e-5, gt=0, description="Adam's epsilon")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradient norm at which it is clipped")
+    clip_score: float | None = Field(None, gt=0, description="scores are cut to [-c, c]")
+    unfinished: Unfinished = Field(
+        default_factory=Unfinished, description="responses without a stop token"
+    )
+
+    @model_validator(mode="after")
+    def _sizes(self) -> RLSection:
+        if self.rollout_size % self.minibatch:
+            raise ValueError(
+                f"rollout_size {self.rollout_size} is no multiple of minibatch {self.minibatch}"
+            )
+        if self.minibatch % self.accumulate:
+            raise ValueError(
+                f"minibatch {self.minibatch} is no multiple of accumulate {self.accumulate}"
+            )
+        if self.rollouts is not None and self.updates is not None:
+            raise ValueError("give rollouts or updates, not both")
+        per_rollout = self.epochs * self.rollout_size // self.minibatch
+        if self.updates is not None:
+            self.rollouts = math.ceil(self.updates / per_rollout)
+        self.rollouts = self.rollouts or 188
+        self.updates = None
+        return self
+
+
+class EvaluationSection(Section):
+    """Measures on held-out prompts while the policy is optimised."""
+
+    every: int = Field(10, ge=1, description="rollouts between evaluations; the last is evaluated")
+    samples: int = Field(3, ge=0, description="sample texts kept with each evaluation")
+
+
+class SFTSection(Section):
+    """An optional supervised stage before the loop, through TRL's SFTTrainer."""
+
+    data: str = Field(description="JSON/JSONL file, Arrow file or folder, or hub name")
+    split: str = Field("train", description="split of a hub data set")
+    prompt: str = Field("prompt", description="column with the prompt")
+    completion: str = Field("completion", description="column with the response")
+    epochs: float = Field(3.0, gt=0, description="passes over the data")
+    batch: int = Field(4, ge=1, description="rows an update")
+    lr: float = Field(8e-6, gt=0, description="learning rate")
+
+
+class BackendSection(Section):
+    """Where and how it runs; may change when a run is resumed."""
+
+    device: Literal["auto", "cpu", "gpu"] = Field("auto", description="what accelerate should use")
+    dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="fp32 on CPU, bf16 on GPU")
+    threads: int | None = Field(None, ge=1, description="torch threads; all cores when left out")
+
+
+class RunConfig(Section):
+    """A whole run file."""
+
+    world: str | None = Field(
+        None, description="an embedded world that supplies models and prompts"
+    )
+    seed: int = Field(0, ge=0, description="seed of every random draw")
+    iterations: int = Field(4, ge=1, description="iterations of the loop")
+    plugins: list[str | dict[str, dict[str, Any] | None]] = Field(
+        default_factory=list, description="names, or {name: settings}; order matters in chains"
+    )
+    policy: PolicySection = Field(default_factory=lambda: PolicySection())
+    reward_model: RewardModelSection = Field(default_factory=lambda: RewardModelSection())
+    gold: GoldSection | None = None
+    prompts: PromptsSection = Field(default_factory=lambda: PromptsSection())
+    preferences: PreferencesSection = Field(default_factory=PreferencesSection)
+    generation: GenerationSection = Field(default_factory=lambda: GenerationSection())
+    kl: KLSection = Field(default_factory=lambda: KLSection())
+    rl: RLSection = Field(default_factory=lambda: RLSection())
+    evaluation: EvaluationSection = Field(default_factory=lambda: EvaluationSection())
+    sft: SFTSection | None = None
+    backend: BackendSection = Field(default_factory=lambda: BackendSection())
+    checkpoint_every: int = Field(1, ge=1, description="rollouts between checkpoints")
+
+    @field_validator("plugins", mode="after")
+    @classmethod
+    def _one_name_each(cls, value: list[Any]) -> list[Any]:
+        for entry in value:
+            if isinstance(entry, dict) and len(entry) != 1:
+                raise ValueError(f"{entry} should be one name with its settings")
+        return value
+
+    @model_validator(mode="after")
+    def _models(self) -> RunConfig:
+        for name in ("policy", "reward_model"):
+            section: ModelSection = getattr(self, name)
+            if section.model is None and section.random is None:
+                raise ValueError(f"{name} has neither model nor random, and no world supplies one")
+        if self.prompts.data is None:
+            raise ValueError("prompts.data is missing, and no world supplies it")
+        return self
+
+    @property
+    def wanted_plugins(self) -> list[tuple[str, dict[str, Any]]]:
+        """(name, settings) in the run file's order."""
+        return [
+            (entry, {}) if isinstance(entry, str) else next((n, s or {}) for n, s in entry.items())
+            for entry in self.plugins
+        ]
+
+    @property
+    def has_gold(self) -> bool:
+        return self.gold is not None
+
+
+def worlds() -> dict[str, str]:
+    """Installed worlds: name -> package that holds its ``world.yaml``."""
+    return {entry.name: entry.value for entry in entry_points(group="ostinato.worlds")}
+
+
+def world_settings(name: str, where: str) -> dict[str, Any]:
+    """A world's settings; ``{world}`` in its strings becomes the folder it lies in."""
+    installed = worlds()
+    if name not in installed:
+        raise UserError(f"{where}: world: no world '{name}' is installed{closest(name, installed)}")
+    spec = importlib.util.find_spec(installed[name])
+    if spec is None or spec.origin is None:
+        raise UserError(f"{where}: world: the package of world '{name}' cannot be found")
+    folder = Path(spec.origin).parent
+    text = (folder / "world.yaml").read_text(encoding="utf-8")
+    made = yaml.safe_load(text.replace("{world}", str(folder)))
+    assert isinstance(made, dict)
+    return made
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` laid over ``below``, mapping by mapping; lists are replaced whole."""
+    out = dict(below)
+    for key, value in above.items():
+        old = out.get(key)
+        both = isinstance(value, Mapping) and isinstance(old, Mapping)
+        out[key] = merged(old, value) if both else value  # type: ignore[arg-type]
+    return out
+
+
+def _override(text: str) -> dict[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise UserError(f"--set {text}: expected key=value, such as rl.rollouts=10")
+    try:
+        made: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {text}: the value is not valid YAML") from None
+    for part in reversed(key.split(".")):
+        made = {part: made}
+    assert isinstance(made, dict)
+    return made
+
+
+def _floats(value: Any) -> Any:
+    """YAML reads ``1e-5`` as text; read it as people mean it."""
+    if isinstance(value, dict):
+        return {k: _floats(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_floats(v) for v in value]
+    if isinstance(value, str) and value[:1] in "0123456789.-+" and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The run file's mapping; UserError if it is missing, not YAML, or no mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        raise UserError(
+            f"{path}: no such run file{closest(path.name, [*near, *worlds()])}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    try:
+        made = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark is not None else ""
+        raise UserError(
+            f"{path}: not valid YAML{line}: {getattr(error, 'problem', None) or error}"
+        ) from None
+    if not isinstance(made, dict):
+        raise UserError(f"{path}: expected a mapping of settings, got {type(made).__name__}")
+    return made
+
+
+def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and validate a run: a file, a world's name, or a mapping, with ``key=value`` overrides.
+
+    Raises UserError with every complaint, one a line.
+    """
+    if isinstance(source, Mapping):
+        where, settings = "run", dict(source)
+    elif str(source) in worlds() and not Path(source).exists():
+        where, settings = str(source), {"world": str(source)}
+    else:
+        where, settings = str(source), read_file(Path(source))
+        _anchor_paths(settings, Path(source).parent)
+    for text in overrides:
+        settings = merged(settings, _override(text))
+    world = settings.get("world")
+    if isinstance(world, str):
+        settings = merged(world_settings(world, where), settings)
+    try:
+        return RunConfig.model_validate(_floats(settings))
+    except ValidationError as error:
+        raise UserError("\n".join(describe_errors(error, RunConfig, where))) from None
+
+
+def _anchor_paths(settings: dict[str, Any], folder: Path) -> None:
+    """Paths in a run file are relative to it: those that exist there are made so."""
+    for section, keys in {
+        "policy": ("model", "tokenizer"),
+        "reward_model": ("model", "tokenizer"),
+        "gold": ("model",),
+        "prompts": ("data",),
+        "sft": ("data",),
+    }.items():
+        part = settings.get(section)
+        for key in keys if isinstance(part, dict) else ():
+            value = part.get(key)  # type: ignore[union-attr]
+            if isinstance(value, str) and (folder / value).exists():
+                part[key] = str((folder / value).resolve())  # type: ignore[index]
+
+
+def _fields_at(schema: type[BaseModel], path: Sequence[Any]) -> list[str]:
+    """Names of the fields of the section that ``path`` leads to."""
+    for part in path:
+        field = schema.model_fields.get(str(part))
+        inner = field.annotation if field is not None else None
+        choices = [inner, *getattr(inner, "__args__", ())]
+        schema = next(
+            (c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)), schema
+        )
+    return list(schema.model_fields)
+
+
+def describe_errors(error: ValidationError, schema: type[BaseModel], where: str) -> Iterator[str]:
+    """One sentence an error: where, which key, what was expected, the closest valid name."""
+    for one in error.errors():
+        path = [str(p) for p in one["loc"] if not str(p).startswith(("function-", "dict["))]
+        key = ".".join(path) or "settings"
+        if one["type"] == "extra_forbidden":
+            hint = closest(path[-1], _fields_at(schema, path[:-1]))
+            yield f"{where}: {key}: unknown key{hint}"
+            continue
+        message = one["msg"].removeprefix("Value error, ")
+        message = message[:1].lower() + message[1:]
+        given = ""
+        if one["type"] not in {"missing", "value_error"}:
+            given = f", got {one['input']!r}"[:120]
+        yield f"{where}: {key}: {message}{given}"
+
+
+def load_named(path: str, where: str) -> Any:
+    """``module:attribute``, imported; UserError in one sentence when that fails."""
+    module, separator, attribute = path.partition(":")
+    if not separator:
+        raise UserError(f"{where}: '{path}' should be module:name")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{where}: '{path}' cannot be imported: {error}") from None

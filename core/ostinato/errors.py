@@ -1,0 +1,27 @@
+"""Errors that a person can cause, and the pause that a labeller may ask for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something a person can mend: one plain sentence, exit status 2, no traceback."""
+
+
+class NonFiniteError(UserError):
+    """A reward, loss or gradient was NaN or infinite; the run stopped at once."""
+
+
+class Pause(Exception):
+    """Raised by a hook that waits for people: the run is kept, exit status 3, and goes on later."""
+
+
+def closest(name: str, valid: Iterable[str]) -> str:
+    """The hint that follows an unknown name: ``; did you mean 'x'?`` or the whole short list."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; valid names are {', '.join(names)}" if 0 < len(names) <= 40 else ""

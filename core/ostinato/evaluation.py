@@ -1,0 +1,159 @@
+"""Measures on held-out prompts: proxy, gold, the gap between them, KL, MMD, length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ostinato.backend import Backend
+from ostinato.batches import Samples
+from ostinato.config import RunConfig
+from ostinato.context import Context, Evaluation
+from ostinato.errors import NonFiniteError
+from ostinato.generation import sample
+from ostinato.measures import exact_kl, mmd2, spearman, standardise
+from ostinato.plugins import Plugins
+from ostinato.policy import Policy
+from ostinato.prompts import PromptSet
+from ostinato.reward_model import Reward, gold_scores
+
+FORWARD_ROWS = 64  # responses whose full-vocabulary distributions are in memory at once
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """SFT responses to the evaluation prompts, drawn once: the fixed sample of all scales."""
+
+    samples: Samples
+    gold: Tensor | None
+
+    @property
+    def gold_scale(self) -> tuple[float, float]:
+        """Mean and std of the gold over the sample."""
+        assert self.gold is not None
+        return float(self.gold.mean()), float(self.gold.std().clamp_min(1e-6))
+
+
+@torch.no_grad()
+def measure_baseline(sft: Policy, prompts: PromptSet, ctx: Context) -> Baseline:
+    """Sample the SFT policy on the evaluation prompts and score it with gold."""
+    generator = ctx.draws.generator("sft evaluation", device=sft.lm.device)
+    samples = sample(sft, prompts.tokens, ctx.config.generation, generator)
+    return Baseline(samples, _gold(samples, ctx))
+
+
+def _gold(samples: Samples, ctx: Context) -> Tensor | None:
+    if ctx.gold is None:
+        return None
+    assert ctx.config.gold is not None
+    return gold_scores(ctx.gold, samples, ctx.config.gold.batch)
+
+
+@torch.no_grad()
+def kl_per_response(policy: Policy, other: Policy, samples: Samples) -> Tensor:
+    """KL(policy || other) (B,) over the full vocabulary, summed over response tokens, in nats."""
+    found = []
+    for rows in torch.arange(len(samples), device=samples.mask.device).split(FORWARD_ROWS):
+        part = samples.rows(rows)
+        kl = exact_kl(
+            policy.logits(policy.hidden(part))[None], other.logits(other.hidden(part))[None]
+        )[0]
+        owner = torch.arange(len(rows), device=kl.device).repeat_interleave(part.lengths)
+        found.append(torch.zeros(len(rows), device=kl.device).index_add(0, owner, kl))
+    return torch.cat(found).cpu()
+
+
+@dataclass
+class Evaluator:
+    """Evaluates the policy of one iteration at a step; answers one ``eval`` row."""
+
+    prompts: PromptSet
+    baseline: Baseline
+    sft: Policy
+    reference: Policy
+    reward: Reward
+    latest: Reward
+    plugins: Plugins
+    ctx: Context
+    backend: Backend
+
+    def __post_init__(self) -> None:
+        scores = self.reward.score_samples(self.baseline.samples).score.cpu()
+        self._proxy_scale = (float(scores.mean()), float(scores.std().clamp_min(1e-6)))
+
+    @torch.no_grad()
+    def __call__(self, policy: Policy, step: int) -> dict[str, Any]:
+        """Sample, score and measure; see docs/concepts for each column and its unit."""
+        ctx = self.ctx.at(step=step)
+        config: RunConfig = ctx.config
+        generator = ctx.generator("evaluation", policy.lm.device)
+        with self.backend.autocast():
+            samples = sample(policy, self.prompts.tokens, config.generation, generator)
+            proxy = self.reward.score_samples(samples).score.float().cpu()
+            latest = (
+                proxy
+                if self.latest is self.reward
+                else self.latest.score_samples(samples).score.float().cpu()
+            )
+            kl = kl_per_response(policy, self.sft, samples)
+            kl_init = (
+                kl
+                if self.reference is self.sft
+                else kl_per_response(policy, self.reference, samples)
+            )
+        raw_gold = _gold(samples, ctx)
+        row: dict[str, Any] = {
+            "proxy_reward": float(proxy.mean()),
+            "latest_reward": float(latest.mean()),
+            "gold_reward": None,
+            "gap": None,
+            "gap_latest": None,
+            "kl": float(kl.mean()),
+            "kl_init": float(kl_init.mean()),
+            "mmd": None,
+            "mmd_batch": None,
+            "spearman": None,
+            "length": float(samples.lengths.float().mean()),
+            "finished": float(samples.finished.float().mean()),
+        }
+        gold = None
+        if raw_gold is not None:
+            gold = standardise(raw_gold, *self.baseline.gold_scale)
+            row |= self._against_gold(proxy, latest, raw_gold, gold)
+        row["samples"] = [
+            {
+                "prompt": samples.prompts[i],
+                "response": samples.responses[i],
+                "proxy": float(proxy[i]),
+                "gold": None if gold is None else float(gold[i]),
+            }
+            for i in range(min(config.evaluation.samples, len(samples)))
+        ]
+        found = Evaluation(policy, self.reward, samples, proxy, latest, gold, kl)
+        for name, answer in self.plugins.each("evaluate", ctx=ctx.at(evaluation=found)):
+            self.plugins.acted(name, "evaluate", len(answer))
+            row |= {f"{name}/{key}": float(value) for key, value in answer.items()}
+        return row
+
+    def _against_gold(
+        self, proxy: Tensor, latest: Tensor, raw_gold: Tensor, gold: Tensor
+    ) -> dict[str, float]:
+        scale = self.latest.members[0].calibration
+        if scale.gold_mean is None or scale.gold_std is None:
+            raise NonFiniteError("the newest reward model has no gold scale")
+        on_proxy_scale = standardise(raw_gold, scale.gold_mean, scale.gold_std)
+        own = standardise(proxy, *self._proxy_scale)
+        alone = [
+            standardise(x, float(x.mean()), float(x.std().clamp_min(1e-6))) for x in (proxy, gold)
+        ]
+        return {
+            "gold_reward": float(gold.mean()),
+            "gap": float(proxy.mean() - on_proxy_scale.mean()),
+            "gap_latest": float(latest.mean() - on_proxy_scale.mean()),
+            "mmd": float(mmd2(own, gold)),
+            "mmd_batch": float(mmd2(alone[0], alone[1])),
+            "spearman": float(spearman(latest, gold)),
+        }

@@ -1,0 +1,93 @@
+"""Batched sampling of responses with a key-value cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from ostinato.batches import Samples
+from ostinato.config import GenerationSection
+from ostinato.errors import NonFiniteError, UserError
+from ostinato.models import padded
+from ostinato.policy import Policy
+
+
+def stop_token(policy: Policy, settings: GenerationSection) -> int:
+    """The id of the token that ends a response."""
+    if settings.stop is None:
+        return int(policy.tokenizer.eos_token_id)
+    known = policy.tokenizer.get_vocab()
+    if settings.stop not in known:
+        raise UserError(f"generation.stop: '{settings.stop}' is no token of the policy's tokenizer")
+    return int(known[settings.stop])
+
+
+@torch.no_grad()
+def sample(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerationSection,
+    generator: torch.Generator,
+) -> Samples:
+    """One response to each prompt (token ids), drawn at the policy's temperature.
+
+    Prompts are padded left, responses right with the pad token; the stop token is looked for in
+    the response only and is its last real token.
+    """
+    stop = stop_token(policy, settings)
+    pad = int(policy.tokenizer.pad_token_id)
+    device = policy.lm.device
+    ids, mask = padded(prompts, pad, left=True)
+    ids, mask = ids.to(device), mask.to(device)
+    parts = [
+        _sample_batch(policy, i, m, settings.max_new_tokens, stop, pad, generator)
+        for i, m in zip(ids.split(settings.batch), mask.split(settings.batch), strict=True)
+    ]
+    width = max(part.shape[1] for part in parts)
+    responses = torch.cat(
+        [torch.nn.functional.pad(part, (0, width - part.shape[1]), value=-1) for part in parts]
+    )
+    real = responses >= 0
+    responses = responses.masked_fill(~real, pad)
+    last = responses.gather(1, (real.sum(1, keepdim=True) - 1).clamp_min(0)).squeeze(1)
+    return Samples(policy.tokenizer, ids, mask, responses, real, last == stop)
+
+
+def _sample_batch(
+    policy: Policy,
+    ids: Tensor,
+    mask: Tensor,
+    limit: int,
+    stop: int,
+    pad: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Responses (B, T), -1 after the stop token."""
+    trunk, cache = policy.lm.base_model, DynamicCache(config=policy.lm.config)
+    done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    ragged = not bool(mask.all())
+    seen = mask.long()
+    positions = (seen.cumsum(1) - 1).clamp_min(0)
+    step, out = ids, []
+    for _ in range(limit):
+        extra = {"attention_mask": seen, "position_ids": positions} if ragged else {}
+        states = trunk(input_ids=step, past_key_values=cache, use_cache=True, **extra)[0]
+        probabilities = policy.logits(states[:, -1]).softmax(-1)
+        try:
+            token = torch.multinomial(probabilities, 1, generator=generator)
+        except RuntimeError as error:
+            if bool(probabilities.isfinite().all()):
+                raise
+            raise NonFiniteError("the policy's logits are not finite") from error
+        out.append(token.masked_fill(done[:, None], -1))
+        done = done | (token[:, 0] == stop)
+        if bool(done.all()):
+            break
+        step = token.masked_fill(done[:, None], pad)
+        if ragged:
+            seen = torch.cat([seen, torch.ones_like(token)], dim=1)
+            positions = positions[:, -1:] + 1
+    return torch.cat(out, dim=1)

@@ -1,0 +1,108 @@
+"""Iterated RLHF: Algorithm 1 of Wolf et al. 2025, each step a stage that is made once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ostinato import stages
+from ostinato.batches import PolicyHistory
+from ostinato.config import load_config
+from ostinato.policy import Policy
+from ostinato.preferences import Preferences, load_data, save_data
+from ostinato.reward_model import Reward, load_reward
+from ostinato.session import Session, Watcher, check
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, the rows of metrics.jsonl, and one summary row an iteration."""
+
+    directory: Path
+    metrics: list[dict[str, Any]]
+    iterations: list[dict[str, Any]]
+
+
+def run(
+    source: str | Path | Mapping[str, Any],
+    out: str | Path,
+    overrides: Sequence[str] = (),
+    watch: Sequence[Watcher] = (),
+) -> Run:
+    """Run, or resume, what a run file (or world name, or mapping) says, in the folder ``out``.
+
+    Raises UserError for what a person can mend, Pause when a labeller waits for people.
+    """
+    config = load_config(source, overrides)
+    plugins = check(config, str(source) if isinstance(source, str | Path) else "run")
+    with Session(config, plugins, Path(out), watch) as session:
+        iterate(session)
+        rows = session.directory.metrics.rows()
+        summaries = [row for row in rows if row["kind"] == "iteration"]
+        session.tell("run_finished", directory=Path(out), rows=summaries)
+    return Run(Path(out), rows, summaries)
+
+
+def iterate(s: Session) -> None:
+    """Algorithm 1. A resumed run loads the stages that are finished and goes on."""
+    history = PolicyHistory(s.sft)
+    policy = s.sft_policy  # pi_0 = pi_sft
+    preferences: list[Preferences] = []
+    reward_models: list[Reward] = []
+    for k in range(1, s.config.iterations + 1):
+        s.begin(k)
+
+        # Draw y0, y1 ~ pi_{k-1}(. | x) for every prompt x and label them: D~_k   [label]
+        pairs = s.stage(
+            "preferences",
+            make=lambda: stages.gather(s, policy),
+            save=Preferences.save,
+            load=Preferences.load,
+        )
+        preferences.append(pairs)
+
+        # D_k = CombineData([D~_1 .. D~_k])   [combine_data, refine_data]
+        data = s.stage(
+            "data",
+            make=lambda: stages.training_data(s, preferences),
+            save=save_data,
+            load=load_data,
+        )
+
+        # R~_k = TrainRM(R_init, D_k)   [train_rm, preference_loss, rm_loss, meta_update]
+        latest = s.stage(
+            "reward_model",
+            make=lambda: stages.train_reward_model(s, data, pairs),
+            save=Reward.save,
+            load=load_reward,
+        ).to(s.backend.device)
+        reward_models.append(latest)
+
+        # R_k = CombineRM([R~_1 .. R~_k])   [combine_rm]
+        reward = s.stage(
+            "combined",
+            make=lambda: stages.combined_reward(s, reward_models, data),
+            save=lambda made, folder: stages.save_combined(s, reward_models, made, folder),
+            load=lambda folder: stages.load_combined(s, reward_models, folder),
+        )
+
+        # pi_k_init = InitPolicy([pi_0 .. pi_{k-1}])   [init_policy]
+        initial = s.stage(
+            "policy_init",
+            make=lambda: stages.initial_policy(s, history),
+            save=lambda made, folder: stages.save_handle(s, made, folder),
+            load=lambda folder: stages.load_handle(s, folder),
+        )
+
+        # pi_k = TrainRL(pi_k_init, R_k)   [train_policy, policy_algorithm, reward_transform, ...]
+        policy = s.stage(
+            "policy",
+            make=lambda: stages.train_policy(s, initial, reward, latest),
+            save=Policy.save,
+            load=s.load_policy,
+        )
+        s.end()
+        history.initial.append(initial)
+        history.final.append(s.handle(s.name("policy")))

@@ -1,0 +1,356 @@
+"""What a run measures: advantages, log-probabilities, KL, MMD, and how seeds are aggregated.
+
+Pure functions of tensors; nothing here knows a model, a plugin or a file. Shapes: B batch, T
+tokens, V vocabulary. Logs are natural, so KL and log-probabilities are in nats. Masks are 1 (or
+True) on real tokens. What stands on padding never reaches a result, not even nan or inf. Halves are
+computed in float32. Statistics of a sample (mmd2 and below) are computed in float64 on the CPU,
+without gradient, and come back as Python floats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Sample = Tensor | Sequence[float]
+
+
+# --- Over the tokens of a batch -------------------------------------------------------------------
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean of x over the real tokens of the whole batch: a scalar, differentiable.
+
+    x, mask: any one shape, as a rule (B, T). Nan where no token is real, as torch.mean of nothing.
+    Raises ValueError when the shapes differ (broadcasting a mask hides mistakes).
+    """
+    _same_shape(x=x, mask=mask)
+    keep = mask.bool()
+    return _float(x).masked_fill(~keep, 0.0).sum() / keep.sum()
+
+
+def whiten(x: Tensor, mask: Tensor) -> Tensor:
+    """x shifted and scaled to mean 0 and variance 1 over the real tokens; 0 on padding.
+
+    x, mask: (B, T) -> (B, T). Population variance, 1e-8 added to it under the root (Huang et al.
+    2023, "The N implementation details of RLHF with PPO"); one real token, or equal ones, give 0.
+    Raises ValueError when the shapes differ.
+    """
+    _same_shape(x=x, mask=mask)
+    keep = mask.bool()
+    centred = (_float(x) - masked_mean(x, mask)).masked_fill(~keep, 0.0)
+    scale = torch.rsqrt(masked_mean(centred.square(), mask) + 1e-8)
+    return (centred * scale).masked_fill(~keep, 0.0)  # scale is nan where no token is real
+
+
+def gae(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimates and the returns that the value head is fitted to.
+
+    rewards, values, mask: (B, T), padded right -> advantages, returns, both (B, T), 0 on padding.
+    delta_t = r_t + gamma V_{t+1} - V_t, A_t = delta_t + gamma lam A_{t+1}, return_t = A_t + V_t
+    (Schulman et al. 2016, arXiv 1506.02438, equations 12 and 16). Nothing follows the last real
+    token: V and A are 0 there, for a truncated response too. Neither is whitened. Differentiable,
+    so pass values detached. Raises ValueError when shapes differ, when a real token follows
+    padding, or when gamma or lam lies outside [0, 1].
+    """
+    _same_shape(rewards=rewards, values=values, mask=mask)
+    if rewards.dim() != 2:
+        raise ValueError(f"gae wants (batch, tokens), not {tuple(rewards.shape)}")
+    if not (0.0 <= gamma <= 1.0 and 0.0 <= lam <= 1.0):
+        raise ValueError(f"gamma and lam must lie in [0, 1], not {gamma} and {lam}")
+    keep = mask.bool()
+    if bool((keep[:, 1:] & ~keep[:, :-1]).any()):
+        raise ValueError("gae wants responses padded right, but a real token follows padding")
+    rewards = _float(rewards).masked_fill(~keep, 0.0)
+    values = _float(values).masked_fill(~keep, 0.0)
+    following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
+    deltas = rewards + gamma * following - values  # (B, T), 0 on padding
+    advantage = torch.zeros_like(deltas[:, 0]) if deltas.shape[1] else deltas.sum(1)
+    steps: list[Tensor] = []
+    for delta in reversed(deltas.unbind(1)):
+        advantage = delta + gamma * lam * advantage
+        steps.append(advantage)
+    advantages = torch.stack(steps[::-1], dim=1) if steps else torch.zeros_like(deltas)
+    return advantages, advantages + values
+
+
+# --- Log-probabilities and KL, per token ----------------------------------------------------------
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """log pi(token) for each token, nats: logit minus logsumexp, row by row, in float32.
+
+    logits (B, T, V), already divided by the sampling temperature; tokens (B, T) integer -> (B, T).
+    logits[:, t] must be those that predict tokens[:, t]: nothing is shifted here. A (B, T, V) table
+    of log-probabilities never exists: one row at a time is upcast, so without gradient the memory
+    beyond the logits is that of a (T, V) row. Padding must hold valid ids; torch raises on others.
+    Raises ValueError when the shapes do not fit.
+    """
+    if logits.dim() != 3 or logits.shape[:-1] != tokens.shape:
+        raise ValueError(
+            f"logits (B, T, V) and tokens (B, T) do not fit: "
+            f"{tuple(logits.shape)}, {tuple(tokens.shape)}"
+        )
+    rows: list[Tensor] = []
+    for row, row_tokens in zip(logits, tokens, strict=True):  # (T, V), (T,)
+        chosen = row.gather(-1, row_tokens.unsqueeze(-1)).squeeze(-1)
+        rows.append(_float(chosen) - _float(row).logsumexp(-1))
+    return torch.stack(rows)
+
+
+def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """log pi - log pi_ref of sampled tokens, nats per token: unbiased for KL(pi || pi_ref).
+
+    Any one shape, as a rule (B, T). Single values may be negative; summed over a response, the mean
+    is the KL per response. Schulman 2020, "Approximating KL Divergence". Raises ValueError when the
+    shapes differ.
+    """
+    _same_shape(logprobs=logprobs, ref_logprobs=ref_logprobs)
+    return _float(logprobs) - _float(ref_logprobs)
+
+
+def kl_k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """(log pi - log pi_ref)^2 / 2, nats per token: biased, low variance, never negative.
+
+    Shapes, source and what is raised: as kl_k1.
+    """
+    return 0.5 * kl_k1(logprobs, ref_logprobs).square()
+
+
+def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """rho - 1 - log rho with rho = pi_ref / pi, nats per token: unbiased and never negative.
+
+    GRPO's loss term (Shao et al. 2024, arXiv 2402.03300, equation 4). Infinite in float32 once
+    log rho passes 88. Shapes, source and what is raised: as kl_k1.
+    """
+    log_ratio = -kl_k1(logprobs, ref_logprobs)
+    return (torch.expm1(log_ratio) - log_ratio).clamp_min(0.0)  # where expm1 falls an ulp short
+
+
+def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
+    """KL(pi || pi_ref) of the next-token distributions over the whole vocabulary.
+
+    logits, ref_logits (B, T, V) -> (B, T), nats per token, never negative. Row by row in float32,
+    as token_logprobs. Where pi is 0 (a logit of -inf) the term is 0; where only pi_ref is 0 the KL
+    is inf. Summed over the tokens of responses sampled from pi, its mean is the KL per response,
+    with less variance than k1. Raises ValueError when the shapes differ or are not (B, T, V).
+    """
+    _same_shape(logits=logits, ref_logits=ref_logits)
+    if logits.dim() != 3:
+        raise ValueError(f"exact_kl wants (batch, tokens, vocabulary), not {tuple(logits.shape)}")
+    rows: list[Tensor] = []
+    for row, ref_row in zip(logits, ref_logits, strict=True):  # (T, V)
+        logp = _float(row).log_softmax(-1)
+        p = logp.exp()
+        gap = (logp - _float(ref_row).log_softmax(-1)).masked_fill(p == 0, 0.0)  # no 0 * inf
+        rows.append((p * gap).sum(-1).clamp_min(0.0))
+    return torch.stack(rows)
+
+
+# --- Proxy against gold ---------------------------------------------------------------------------
+
+
+def standardise(x: Tensor, mean: float, std: float) -> Tensor:
+    """(x - mean) / std, any shape: rewards on the scale of the sample that gave mean and std.
+
+    Reward functions that differ by a positive affine map become equal (Wolf et al. 2025, appendix
+    A.2 and proposition B.1). Raises ValueError unless mean is finite and std is finite and > 0.
+    """
+    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+        raise ValueError(f"cannot standardise with mean {mean} and std {std}")
+    return (_float(x) - mean) / std
+
+
+def mmd2(x: Sample, y: Sample, bandwidth: float | None = None) -> float:
+    """Unbiased squared maximum mean discrepancy between two samples of rewards.
+
+    x (n,), y (m,) -> a float, which may be negative; its kernel is
+    exp(-(a - b)^2 / (2 bandwidth^2)) (Gretton et al. 2012, lemma 6, equation 3; Wolf et al. 2025,
+    appendix A.2). bandwidth None is the median heuristic (Gretton et al., section 8): the median
+    |a - b| over all pairs of the pooled sample; where ties make that 0, the median of the positive
+    distances; all values equal give 0.0. That bandwidth follows the sample: fix one to compare
+    values across iterations. Memory grows with (n + m)^2. Raises ValueError when n or m is below 2,
+    when a value is not finite, or when bandwidth is not positive.
+    """
+    a, b = _sample("x", x), _sample("y", y)
+    n, m = len(a), len(b)
+    if n < 2 or m < 2:
+        raise ValueError(f"mmd2 needs at least two values in each sample, not {n} and {m}")
+    if bandwidth is None:
+        distances = torch.pdist(torch.cat([a, b]).unsqueeze(1))
+        bandwidth = _median(distances) or _median(distances[distances > 0])
+        if bandwidth == 0:
+            return 0.0
+    elif not (math.isfinite(bandwidth) and bandwidth > 0):
+        raise ValueError(f"bandwidth must be positive, not {bandwidth}")
+
+    def kernel_sum(u: Tensor, v: Tensor) -> float:
+        scaled = (u.unsqueeze(1) - v) / bandwidth
+        return torch.exp(-0.5 * scaled.square()).sum().item()
+
+    within_x = (kernel_sum(a, a) - n) / (n * (n - 1))  # k(a, a) = 1 on the diagonal
+    within_y = (kernel_sum(b, b) - m) / (m * (m - 1))
+    return within_x + within_y - 2 * kernel_sum(a, b) / (n * m)
+
+
+def spearman(x: Sample, y: Sample) -> float:
+    """Spearman's rank correlation of x (n,) and y (n,), tied values sharing their mean rank.
+
+    Pearson's correlation of the ranks; nan where either is constant. Raises ValueError when the
+    lengths differ, are below 2, or a value is not finite.
+    """
+    a, b = _paired(x=x, y=y)
+    if len(a) < 2:
+        raise ValueError(f"spearman needs at least two values, not {len(a)}")
+    a, b = _ranks(a), _ranks(b)
+    a, b = a - a.mean(), b - b.mean()
+    scale = math.sqrt(a.dot(a).item() * b.dot(b).item())
+    return max(-1.0, min(1.0, a.dot(b).item() / scale)) if scale > 0 else math.nan
+
+
+def pairwise_accuracy(score_a: Sample, score_b: Sample, gold_a: Sample, gold_b: Sample) -> float:
+    """Share of pairs that the scores order as gold does, over pairs that gold does not tie.
+
+    Four samples (n,) -> a float in [0, 1]. A pair tied by the scores alone counts one half, so a
+    constant reward model has .5. Nan where gold ties every pair. Raises ValueError when lengths
+    differ or a value is not finite.
+    """
+    score_a, score_b, gold_a, gold_b = _paired(
+        score_a=score_a, score_b=score_b, gold_a=gold_a, gold_b=gold_b
+    )
+    score, gold = torch.sign(score_a - score_b), torch.sign(gold_a - gold_b)
+    decided = gold != 0
+    agreement = (1 + score[decided] * gold[decided]) / 2  # 1 agrees, 0 disagrees, 1/2 is tied
+    return agreement.mean().item()
+
+
+# --- Gold against KL ------------------------------------------------------------------------------
+
+
+def kl_buckets(
+    kl: Sample, gold: Sample, edges: Sequence[float]
+) -> list[tuple[float, float, float, int]]:
+    """Points of all seeds aggregated by KL: a list of (centre, mean, std, count), by rising KL.
+
+    kl (n,), nats per response, and gold (n,), one entry a point; edges (k + 1,) strictly rising
+    make k buckets [low, high), the last closed, as numpy.histogram. centre is the middle of a
+    bucket; mean and population std are those of its gold rewards. Empty buckets are left out, as
+    are points outside the edges (Wolf et al. 2025, appendix A and figures 4 to 6; the paper names
+    neither the edges nor the kind of std). Raises ValueError when lengths differ, a value is not
+    finite, or edges are fewer than two or do not rise.
+    """
+    kls, golds = _paired(kl=kl, gold=gold)
+    bounds = _sample("edges", edges).tolist()
+    if len(bounds) < 2 or any(low >= high for low, high in pairwise(bounds)):
+        raise ValueError(f"edges must be at least two numbers that rise, not {list(edges)}")
+    buckets: list[tuple[float, float, float, int]] = []
+    for i, (low, high) in enumerate(pairwise(bounds)):
+        below = kls <= high if i == len(bounds) - 2 else kls < high
+        inside = golds[(kls >= low) & below]
+        if len(inside):
+            std = inside.std(correction=0).item()
+            buckets.append(((low + high) / 2, inside.mean().item(), std, len(inside)))
+    return buckets
+
+
+@dataclass(frozen=True)
+class GaoFit:
+    """A fitted overoptimisation curve; d is sqrt(KL), in nats per response to the power 1/2.
+
+    predicted_peak is the d >= 0 where the curve is highest (its KL is predicted_peak^2) and
+    predicted_gold the height there; both are None where beta <= 0, since the curve then has no
+    peak, and where the peak is too large for a float.
+    """
+
+    alpha: float
+    beta: float
+    predicted_peak: float | None
+    predicted_gold: float | None
+
+
+def gao_fit(kl: Sample, gold: Sample, kind: Literal["rl", "best_of_n"] = "rl") -> GaoFit:
+    """Least-squares fit of gold reward against d = sqrt(KL).
+
+    kl (n,), nats per response, >= 0; gold (n,), with the gold reward of the initial policy
+    subtracted, since both curves pass through 0 at KL 0. "rl": d (alpha - beta log d), highest at
+    d = exp(alpha / beta - 1); "best_of_n": d (alpha - beta d), highest at alpha / (2 beta), or at 0
+    where alpha < 0 (Gao et al. 2023, arXiv 2210.10760, section 1). A peak beyond the observed KL is
+    an extrapolation. Raises ValueError when kind is unknown, lengths differ, a value is not finite,
+    a KL is negative, or fewer than two positive KL values differ.
+    """
+    if kind not in ("rl", "best_of_n"):
+        raise ValueError(f"kind must be 'rl' or 'best_of_n', not {kind!r}")
+    kls, golds = _paired(kl=kl, gold=gold)
+    if bool((kls < 0).any()):
+        raise ValueError(f"gao_fit needs KL >= 0, not {kls.min().item()}")
+    positive = kls[kls > 0]
+    if len(positive) < 2 or bool(positive.min() == positive.max()):
+        raise ValueError("gao_fit needs at least two different positive values of KL")
+    d = kls.sqrt()
+    bend = torch.special.xlogy(d, d) if kind == "rl" else d.square()  # 0 log 0 = 0
+    solution = torch.linalg.lstsq(torch.stack([d, -bend], dim=1), golds.unsqueeze(1)).solution
+    alpha, beta = solution[0].item(), solution[1].item()
+    if beta <= 0:
+        return GaoFit(alpha, beta, None, None)
+    if kind == "best_of_n":
+        peak = max(0.0, alpha / (2 * beta))
+        return GaoFit(alpha, beta, peak, peak * (alpha - beta * peak))
+    if alpha / beta > 700:  # exp would overflow
+        return GaoFit(alpha, beta, None, None)
+    peak = math.exp(alpha / beta - 1)
+    return GaoFit(alpha, beta, peak, beta * peak)  # alpha - beta log d = beta at the peak
+
+
+# --- Helpers --------------------------------------------------------------------------------------
+
+
+def _float(x: Tensor) -> Tensor:
+    """x in float32, or in float64 where it is float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _same_shape(**tensors: Tensor) -> None:
+    """Raise ValueError unless all tensors have one shape."""
+    if len({tuple(tensor.shape) for tensor in tensors.values()}) > 1:
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+        raise ValueError(f"shapes differ: {shapes}")
+
+
+def _sample(name: str, x: Sample) -> Tensor:
+    """x (n,) as float64 on the CPU, detached; ValueError unless it is flat and finite."""
+    if isinstance(x, Tensor):
+        values = x.detach().cpu().double()
+    else:
+        values = torch.tensor(list(x), dtype=torch.float64)
+    if values.dim() != 1:
+        raise ValueError(f"{name} must have one dimension, not shape {tuple(values.shape)}")
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"{name} holds a value that is not finite")
+    return values
+
+
+def _paired(**samples: Sample) -> list[Tensor]:
+    """Each sample through _sample; ValueError unless all have one length."""
+    values = {name: _sample(name, sample) for name, sample in samples.items()}
+    _same_shape(**values)
+    return list(values.values())
+
+
+def _median(x: Tensor) -> float:
+    """Median of x (n,), the mean of the middle two for even n; 0.0 of nothing."""
+    return ((x.median() - (-x).median()) / 2).item() if len(x) else 0.0
+
+
+def _ranks(x: Tensor) -> Tensor:
+    """Ranks of x (n,) from 1, tied values sharing their mean rank."""
+    ordered = x.sort().values
+    below, not_above = torch.searchsorted(ordered, x), torch.searchsorted(ordered, x, right=True)
+    return (below + not_above + 1).double() / 2

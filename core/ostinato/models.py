@@ -1,0 +1,116 @@
+"""Loading transformers models and tokenizers, and turning text into their tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, ByT5Tokenizer
+
+from ostinato.config import ModelSection
+from ostinato.errors import UserError
+
+
+def load_tokenizer(section: ModelSection, key: str) -> Any:
+    """The section's tokenizer, with a pad token that is not its eos (added where it lacks one)."""
+    if section.tokenizer == "bytes" or (section.tokenizer is None and section.model is None):
+        tokenizer: Any = ByT5Tokenizer(extra_ids=0)
+    else:
+        name = section.tokenizer or section.model
+        tokenizer = _loaded(
+            AutoTokenizer, name, f"{key}.tokenizer", trust_remote_code=section.trust_remote_code
+        )
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{key}: its tokenizer has no eos token, so no response could ever end")
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        known = tokenizer.get_vocab()
+        name = next((t for t in ("<|padding|>", "<pad>", "<|pad|>") if t in known), "<|pad|>")
+        tokenizer.add_special_tokens({"pad_token": name})
+    return tokenizer
+
+
+def load_model(auto: Any, section: ModelSection, tokenizer: Any, key: str, **config: Any) -> Any:
+    """A model of the transformers class ``auto``: loaded, or built with random weights.
+
+    Its embeddings hold every token of ``tokenizer``; its config names the tokenizer's eos and pad.
+    Weights are fp32. Random weights come from torch's global generator.
+    """
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    if section.random is not None:
+        wanted = {"vocab_size": len(tokenizer), **ids, **section.random, **config}
+        try:
+            made = AutoConfig.for_model(**wanted)
+            model = auto.from_config(made)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{key}.random: transformers cannot build it: {error}") from error
+    else:
+        model = _loaded(
+            auto,
+            section.model,
+            f"{key}.model",
+            trust_remote_code=section.trust_remote_code,
+            dtype=torch.float32,
+            **config,
+        )
+    if model.get_input_embeddings().num_embeddings < len(tokenizer):
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    for name, value in ids.items():
+        setattr(model.config, name, value)
+        if getattr(model, "generation_config", None) is not None:
+            setattr(model.generation_config, name, value)
+    return model.eval()
+
+
+def _loaded(auto: Any, name: str | None, key: str, **arguments: Any) -> Any:
+    try:
+        return auto.from_pretrained(name, **arguments)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"{key}: '{name}' cannot be loaded: {first}") from error
+
+
+def prompt_tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of prompts, with whatever the tokenizer puts before a text, nothing after."""
+    rows = tokenizer(list(texts))["input_ids"]
+    end = tokenizer.eos_token_id
+    return [row[:-1] if len(row) > 1 and row[-1] == end else row for row in rows]
+
+
+def response_tokens(
+    tokenizer: Any, texts: Sequence[str], finished: Sequence[bool]
+) -> list[list[int]]:
+    """Token ids of responses, the eos last where one is ``finished``."""
+    rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    end = [tokenizer.eos_token_id]
+    return [row + end if done else row for row, done in zip(rows, finished, strict=True)]
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int, left: bool = False) -> tuple[Tensor, Tensor]:
+    """(ids, mask) of shape (rows, longest row), padded right, or left."""
+    width = max(1, *(len(row) for row in rows))
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[i, place] = torch.tensor(row, dtype=torch.long)
+        mask[i, place] = True
+    return ids, mask
+
+
+@lru_cache(maxsize=16)
+def vocabulary_key(tokenizer: Any) -> str:
+    """Equal for tokenizers that read and write the same ids, so tokens need no detour over text."""
+    facts = [sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id, tokenizer.pad_token_id]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """A transformers checkpoint: safetensors, config and tokenizer."""
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)

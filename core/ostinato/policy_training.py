@@ -1,0 +1,412 @@
+"""Optimise the policy: rollouts, rewards, updates. The algorithm itself is a plugin."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ostinato.backend import Backend
+from ostinato.batches import PolicyAlgorithm, PolicyOutputs, RewardBatch, Rollout, Samples
+from ostinato.config import RLSection
+from ostinato.context import Context
+from ostinato.errors import NonFiniteError, UserError
+from ostinato.generation import sample
+from ostinato.plugins import Plugins
+from ostinato.policy import Policy
+from ostinato.prompts import PromptSet
+from ostinato.reward_model import Reward
+from ostinato.runs import RunDirectory
+
+Log = Callable[..., None]
+Evaluate = Callable[[Policy, int], None]
+
+
+@dataclass
+class PolicyTrainer:
+    """``optimise`` of one iteration, as ``train_policy`` hooks and the loop call it."""
+
+    plugins: Plugins
+    ctx: Context
+    backend: Backend
+    directory: RunDirectory
+    stage: str
+    prompts: PromptSet
+    log: Log
+    evaluate: Evaluate
+    updates: int = 0
+
+    def __call__(
+        self,
+        initial: Policy,
+        reward_model: Reward,
+        *,
+        reference: Policy | None = None,
+        on_update: Callable[[Policy, Policy], None] | None = None,
+        name: str = "policy",
+        evaluate: bool = True,
+    ) -> Policy:
+        """A policy optimised on ``reward_model`` from a copy of ``initial``.
+
+        ``reference`` anchors the KL, ``initial`` by default. ``on_update(policy, reference)`` runs
+        after every optimiser update and may change the reference in place, which must then be a
+        copy of its own. ``name`` tells several runs of one iteration apart.
+        """
+        settings = self.ctx.config.rl
+        assert settings.rollouts is not None
+        algorithm: PolicyAlgorithm = self.plugins.one("policy_algorithm", ctx=self.ctx)
+        self._check(algorithm, settings)
+        policy = initial.copy().to(self.backend.device)
+        if algorithm.uses_values:
+            policy.with_value(self.ctx.config.policy.value)
+        anchor = initial if reference is None else reference
+        optimiser = torch.optim.Adam(
+            policy.parameters(), lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True
+        )
+        first, kl = self._restore(name, policy, anchor if on_update else None, optimiser)
+        if first == 0 and evaluate:
+            self.evaluate(policy, 0)
+        updates = settings.epochs * settings.rollout_size // settings.minibatch
+        for step in range(first, settings.rollouts):
+            started = time.perf_counter()
+            ctx = self.ctx.at(step=step)
+            rollout, row = self._rollout(policy, anchor, reward_model, algorithm, ctx, kl, name)
+            kl = row["kl"]
+            sampled = time.perf_counter()
+            update = _Update(self, policy, anchor, algorithm, optimiser, ctx, on_update, name)
+            row |= update(rollout, step * updates, settings.rollouts * updates)
+            self.updates = row["updates"]
+            self.log(
+                "policy",
+                name=name,
+                step=step + 1,
+                total=settings.rollouts,
+                **row,
+                actions=self.plugins.taken_actions(),
+                seconds={
+                    "rollout": sampled - started,
+                    "update": time.perf_counter() - sampled,
+                },
+            )
+            last = step + 1 == settings.rollouts
+            if evaluate and (last or (step + 1) % self.ctx.config.evaluation.every == 0):
+                self.evaluate(policy, step + 1)
+            if last or (step + 1) % self.ctx.config.checkpoint_every == 0:
+                self._save(name, step + 1, policy, anchor if on_update else None, optimiser, kl)
+        return policy
+
+    def _check(self, algorithm: PolicyAlgorithm, settings: RLSection) -> None:
+        k = algorithm.responses_per_prompt
+        if settings.rollout_size % k:
+            raise UserError(
+                f"rl.rollout_size {settings.rollout_size} is no multiple of the algorithm's "
+                f"{k} responses a prompt"
+            )
+
+    def _restore(
+        self,
+        name: str,
+        policy: Policy,
+        anchor: Policy | None,
+        optimiser: torch.optim.Optimizer,
+    ) -> tuple[int, float | None]:
+        found = self.directory.load_checkpoint(self.stage, name)
+        if found is None:
+            return 0, None
+        step, tensors, facts = found
+        load_parameters(policy, tensors, "policy.")
+        if anchor is not None:
+            load_parameters(anchor, tensors, "reference.")
+        load_optimiser(optimiser, tensors)
+        self.plugins.taken_actions()  # hooks called again on the way here are already in the log
+        self.ctx.logged.clear()
+        return step, facts["kl"]
+
+    def _save(
+        self,
+        name: str,
+        step: int,
+        policy: Policy,
+        anchor: Policy | None,
+        optimiser: torch.optim.Optimizer,
+        kl: float | None,
+    ) -> None:
+        tensors = dict(parameters_of(policy, "policy."))
+        if anchor is not None:
+            tensors |= parameters_of(anchor, "reference.")
+        tensors |= optimiser_tensors(optimiser)
+        self.directory.save_checkpoint(self.stage, name, step, tensors, {"kl": kl})
+
+    def _prompts(self, step: int, count: int, name: str) -> list[list[int]]:
+        """Prompts of one rollout: a fresh permutation of the RL prompts each time round."""
+        size = len(self.prompts)
+        found: list[list[int]] = []
+        for place in range(step * count, (step + 1) * count):
+            epoch, index = divmod(place, size)
+            if not found or index == 0:
+                generator = self.ctx.draws.generator(f"rl prompts {name}", epoch)
+                order = torch.randperm(size, generator=generator)
+            found.append(self.prompts.tokens[int(order[index])])
+        return found
+
+    @torch.no_grad()
+    def _rollout(
+        self,
+        policy: Policy,
+        anchor: Policy,
+        reward_model: Reward,
+        algorithm: PolicyAlgorithm,
+        ctx: Context,
+        kl: float | None,
+        name: str,
+    ) -> tuple[Rollout, dict[str, Any]]:
+        """Sample, score, and turn scores into per-token rewards and advantages."""
+        settings, k = ctx.config.rl, algorithm.responses_per_prompt
+        prompts = self._prompts(ctx.step, settings.rollout_size // k, name)
+        generator = ctx.generator(f"rollout {name}", policy.lm.device)
+        with self.backend.autocast():
+            samples = sample(
+                policy, [p for p in prompts for _ in range(k)], ctx.config.generation, generator
+            )
+            scores = reward_model.score_samples(samples)
+            logprobs, values = self._in_parts(policy.evaluate, samples)
+            (ref_logprobs,) = self._in_parts(lambda s: (anchor.logprobs(s),), samples)
+        device = logprobs.device
+        group = torch.arange(len(prompts), device=device).repeat_interleave(k)
+        score = scores.score.float()
+        rewards = RewardBatch(
+            samples=samples,
+            score=score,
+            parts=scores.parts.float(),
+            part_std=scores.part_std,
+            logprobs=logprobs,
+            ref_logprobs=ref_logprobs,
+            mask=samples.mask,
+            finished=samples.finished,
+            group=group,
+            kl_scale=torch.ones_like(score),
+            iteration=ctx.iteration,
+            step=ctx.step,
+        )
+        rewards = self._transformed(rewards, ctx)
+        final = finish_penalty(rewards.score, samples.finished, settings)
+        coefficient = self.plugins.one(
+            "kl_coefficient", kl=kl, step=ctx.step, ctx=ctx, measure=float
+        )
+        per_sample = coefficient * rewards.kl_scale
+        k1 = (logprobs - ref_logprobs) * samples.mask
+        tokens = token_rewards(final, k1, per_sample, samples.mask, algorithm.kl_in_reward)
+        rollout = Rollout(
+            samples=samples,
+            mask=samples.mask,
+            score=final,
+            rewards=tokens,
+            logprobs=logprobs,
+            ref_logprobs=ref_logprobs,
+            values=values,
+            kl_coefficient=per_sample,
+            group=group,
+            finished=samples.finished,
+            advantages=torch.zeros_like(values),
+            returns=torch.zeros_like(values),
+        )
+        advantages, returns = algorithm.advantages(rollout)
+        owner = self.plugins.owners["policy_algorithm"]
+        self._finite(advantages, f"plugin '{owner}': an advantage", ctx)
+        real = samples.mask
+        self.plugins.acted(owner, "policy_algorithm", float(advantages[real].abs().mean()))
+        row = {
+            "score": float(score.mean()),
+            "score_std": float(score.std()) if len(score) > 1 else 0.0,
+            "reward": float(final.mean()),
+            "kl": float(k1.sum(1).mean()),
+            "kl_coefficient": float(coefficient),
+            "kl_scale": float(rewards.kl_scale.mean()),
+            "length": float(samples.lengths.float().mean()),
+            "finished": float(samples.finished.float().mean()),
+        }
+        return replace(rollout, advantages=advantages, returns=returns), row
+
+    def _in_parts(
+        self, function: Callable[[Samples], tuple[Tensor, ...]], samples: Samples
+    ) -> tuple[Tensor, ...]:
+        """The function's (B, T) answers, worked out on micro-batches and padded to one width."""
+        settings = self.ctx.config.rl
+        size = settings.minibatch // settings.accumulate
+        if len(samples) <= size:
+            return function(samples)
+        width = samples.mask.shape[1]
+        rows = torch.arange(len(samples), device=samples.mask.device).split(size)
+        found = [function(samples.rows(r)) for r in rows]
+        return tuple(
+            torch.cat([nn.functional.pad(f, (0, width - f.shape[1])) for f in column])
+            for column in zip(*found, strict=True)
+        )
+
+    def _transformed(self, rewards: RewardBatch, ctx: Context) -> RewardBatch:
+        self._finite(rewards.score, "a reward", ctx)
+
+        def check(name: str, before: RewardBatch, after: RewardBatch) -> float:
+            if not isinstance(after, RewardBatch):
+                raise UserError(
+                    f"plugin '{name}': hook 'reward_transform' answered a {type(after).__name__}, "
+                    "expected a RewardBatch"
+                )
+            change = 0.0
+            for field in ("score", "kl_scale"):
+                old, new = getattr(before, field), getattr(after, field)
+                if new.shape != old.shape:
+                    raise UserError(
+                        f"plugin '{name}': hook 'reward_transform' made {field} of shape "
+                        f"{tuple(new.shape)}, expected {tuple(old.shape)}"
+                    )
+                self._finite(new, f"plugin '{name}': {field}", ctx)
+                change += float((new - old).abs().mean())
+            return change
+
+        made: RewardBatch = self.plugins.chain(
+            "reward_transform", "rewards", rewards, check, ctx=ctx
+        )
+        return made
+
+    @staticmethod
+    def _finite(values: Tensor, what: str, ctx: Context) -> None:
+        if not bool(values.isfinite().all()):
+            raise NonFiniteError(
+                f"{what} is not finite at iteration {ctx.iteration}, step {ctx.step + 1}"
+            )
+
+
+@dataclass
+class _Update:
+    """The optimiser updates of one rollout."""
+
+    trainer: PolicyTrainer
+    policy: Policy
+    anchor: Policy
+    algorithm: PolicyAlgorithm
+    optimiser: torch.optim.Optimizer
+    ctx: Context
+    on_update: Callable[[Policy, Policy], None] | None
+    name: str
+
+    def __call__(self, rollout: Rollout, done: int, total: int) -> dict[str, Any]:
+        """Epochs of minibatches; answers the means of what each update logged."""
+        settings = self.ctx.config.rl
+        rows: list[dict[str, float]] = []
+        device = rollout.mask.device
+        for epoch in range(settings.epochs):
+            generator = self.ctx.generator(f"minibatches {self.name} {epoch}")
+            order = torch.randperm(len(rollout.mask), generator=generator).to(device)
+            for minibatch in order.split(settings.minibatch):
+                lr = learning_rate(settings, done, total)
+                rows.append(self._minibatch(rollout, minibatch, lr))
+                done += 1
+                if self.on_update is not None:
+                    with torch.no_grad():
+                        self.on_update(self.policy, self.anchor)
+        means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+        terms = {key: means.pop(key) for key in list(means) if key not in {"grad_norm", "lr"}}
+        return {"updates": done, **means, "terms": terms}
+
+    def _minibatch(self, rollout: Rollout, rows: Tensor, lr: float) -> dict[str, float]:
+        """One optimiser update; micro-batches are weighted so that accumulation changes nothing."""
+        settings, ctx, plugins = self.ctx.config.rl, self.ctx, self.trainer.plugins
+        by_tokens = self.algorithm.mean_over == "tokens"
+        tokens = rollout.mask[rows].sum()
+        self.optimiser.zero_grad(set_to_none=True)
+        logged: dict[str, Tensor] = {}
+        owner = plugins.owners["policy_algorithm"]
+        for micro in rows.split(settings.minibatch // settings.accumulate):
+            part = rollout.rows(micro)
+            with self.trainer.backend.autocast():
+                logprobs, values = self.policy.evaluate(part.samples)
+            outputs = PolicyOutputs(logprobs, values, self.policy)
+            found = self.algorithm.loss(part, outputs)
+            terms = {k: v for k, v in found.items() if not k.startswith("log/")}
+            for plugin, extra in plugins.each("policy_loss", batch=part, outputs=outputs, ctx=ctx):
+                terms |= {f"{plugin}/{term}": value for term, value in extra.items()}
+                plugins.acted(plugin, "policy_loss", float(sum(extra.values()).detach()))
+            share = part.mask.sum() / tokens if by_tokens else len(micro) / len(rows)
+            loss = share * torch.stack(list(terms.values())).sum()
+            loss.backward()
+            for key, term in {**found, **terms}.items():
+                logged[key] = logged.get(key, torch.zeros(())) + (share * term).detach().cpu()
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), settings.max_grad_norm)
+        row = {key: float(value) for key, value in logged.items()} | {"grad_norm": float(norm)}
+        for key, value in row.items():
+            if not math.isfinite(value):
+                raise NonFiniteError(
+                    f"policy: {key} of plugin '{owner}' is not finite at iteration "
+                    f"{ctx.iteration}, step {ctx.step + 1}"
+                )
+        self.optimiser.step()
+        return row | {"lr": lr}
+
+
+def finish_penalty(score: Tensor, finished: Tensor, settings: RLSection) -> Tensor:
+    """Scores (B,) cut to the clip range, then unfinished responses penalised: less, or instead."""
+    if settings.clip_score is not None:
+        score = score.clamp(-settings.clip_score, settings.clip_score)
+    rule = settings.unfinished
+    instead = (
+        score - rule.penalty if rule.mode == "subtract" else torch.full_like(score, rule.penalty)
+    )
+    return torch.where(finished, score, instead)
+
+
+def token_rewards(
+    score: Tensor, k1: Tensor, coefficient: Tensor, mask: Tensor, kl_in_reward: bool
+) -> Tensor:
+    """Rewards (B, T): the score (B,) on the last real token, minus coefficient (B,) * k1 (B, T)."""
+    rewards = -coefficient[:, None] * k1 * mask if kl_in_reward else torch.zeros_like(k1)
+    last = mask.sum(1, keepdim=True) - 1
+    return rewards.scatter_add(1, last, score[:, None].to(rewards.dtype))
+
+
+def learning_rate(settings: RLSection, done: int, total: int) -> float:
+    """The learning rate of update ``done`` (from 0) of ``total``."""
+    if settings.schedule == "constant":
+        return settings.lr
+    part = done / total
+    left = 1 - part if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * part))
+    return settings.lr_final + (settings.lr - settings.lr_final) * left
+
+
+def parameters_of(policy: Policy, prefix: str) -> dict[str, Tensor]:
+    """Parameters by name, tied ones once."""
+    return {prefix + name: p.detach() for name, p in policy.named_parameters()}
+
+
+@torch.no_grad()
+def load_parameters(policy: Policy, tensors: Mapping[str, Tensor], prefix: str) -> None:
+    """Fill a policy's parameters in place."""
+    for name, p in policy.named_parameters():
+        p.copy_(tensors[prefix + name])
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Optimiser state as named tensors, for safetensors instead of a pickle."""
+    return {
+        f"optimiser.{index}.{key}": value
+        for index, state in optimiser.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give the optimiser back its state."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimiser."):
+            _, index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = value
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,377 @@
+"""Reward models: a causal body with a bias-free head; combinations of them; the gold."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from ostinato.batches import RMOutputs, Samples, Scorer, Scores
+from ostinato.config import GoldSection, RewardModelSection, load_named
+from ostinato.draws import Draws
+from ostinato.errors import NonFiniteError, UserError
+from ostinato.models import (
+    load_model,
+    load_tokenizer,
+    padded,
+    prompt_tokens,
+    response_tokens,
+    save_model,
+    vocabulary_key,
+)
+
+SCORING_BATCH = 256  # responses in one forward pass
+
+Reader = Callable[[Tensor], Scores]
+
+
+def read_mean(logits: Tensor) -> Scores:
+    """Every output is a head of its own; the score is their mean. (N, outputs) -> Scores."""
+    return Scores(logits.mean(-1), logits[:, None, :])
+
+
+@cache
+def reader_named(name: str) -> Reader:
+    """How logits become score, parts and std: ``mean``, or the plugin of that name's ``read``."""
+    if name == "mean":
+        return read_mean
+    from ostinato.plugins import find
+
+    reader: Reader | None = getattr(find(name, "reward model").load(), "read", None)
+    if reader is None:
+        raise UserError(f"reward model: plugin '{name}' has no function `read`")
+    return reader
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Mean and std of raw scores over the model's own training responses, and the gold's there.
+
+    Bradley-Terry scores have an arbitrary offset and scale; combining works on calibrated ones.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    gold_mean: float | None = None
+    gold_std: float | None = None
+
+
+class Reward(ABC):
+    """A reward that a policy can be optimised on."""
+
+    @property
+    @abstractmethod
+    def members(self) -> list[RewardModel]:
+        """The reward models that score below this, each once."""
+
+    @abstractmethod
+    def score_samples(self, samples: Samples) -> Scores:
+        """Calibrated scores of B samples; tokens are used as they are where tokenizers agree."""
+
+    @abstractmethod
+    def score_text(
+        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
+    ) -> Scores:
+        """The same, from text."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write into an existing empty folder."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> Self:
+        """Move every member."""
+
+    def score(
+        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
+    ) -> Tensor:
+        """Calibrated scores (B,) of text."""
+        return self.score_text(prompts, responses, finished).score
+
+
+class RewardModel(nn.Module, Reward):
+    """A transformers sequence-classification model that scores prompt + response.
+
+    The head is transformers' bias-free ``score``; its input is the last real token's state. The
+    checkpoint gives raw scores; ``calibration`` and ``reader`` travel in its config.json.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        reader: str = "mean",
+        calibration: Calibration | None = None,
+        max_tokens: int = 1024,
+    ) -> None:
+        nn.Module.__init__(self)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.reader = reader
+        self.calibration = calibration or Calibration()
+        self.max_tokens = max_tokens
+        self.lm_head: nn.Module | None = None
+        self.plugin_modules = nn.ModuleDict()
+        self.key = vocabulary_key(tokenizer)
+        self.eval()  # dropout is off unless a plugin needs it in training
+
+    @classmethod
+    def load(cls, section: RewardModelSection, lm_head: bool = False) -> RewardModel:
+        """R_init: the body that the run file names; :meth:`with_head` gives it its head."""
+        tokenizer = load_tokenizer(section, "reward_model")
+        auto = AutoModelForSequenceClassification
+        model = load_model(auto, section, tokenizer, "reward_model", num_labels=1)
+        if not isinstance(getattr(model, "score", None), nn.Linear):
+            raise UserError(
+                f"reward_model: a {model.config.model_type} model has no linear `score` head"
+            )
+        made = cls(model, tokenizer, max_tokens=section.max_tokens)
+        if lm_head:
+            lm = load_model(AutoModelForCausalLM, section, tokenizer, "reward_model")
+            made.lm_head = copy.deepcopy(lm.get_output_embeddings())
+        return made
+
+    @classmethod
+    def load_checkpoint(cls, folder: Path) -> RewardModel:
+        """A reward model that a run saved."""
+        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+        facts = getattr(model.config, "ostinato", None)
+        if facts is None:
+            raise UserError(f"{folder}: config.json holds no ostinato calibration")
+        return cls(
+            model,
+            AutoTokenizer.from_pretrained(folder),
+            facts["reader"],
+            Calibration(**facts["calibration"]),
+            facts["max_tokens"],
+        )
+
+    def save(self, folder: Path) -> None:
+        """A checkpoint that AutoModelForSequenceClassification loads; it gives raw scores."""
+        self.model.config.ostinato = {
+            "reader": self.reader,
+            "calibration": self.calibration.__dict__,
+            "max_tokens": self.max_tokens,
+        }
+        save_model(self.model, self.tokenizer, folder)
+        if len(self.plugin_modules):
+            save_file(self.plugin_modules.state_dict(), folder / "plugin_modules.safetensors")
+
+    def copy(self) -> RewardModel:
+        """An independent copy."""
+        return copy.deepcopy(self)
+
+    def with_head(
+        self, draws: Draws, outputs: int = 1, reader: str = "mean", purpose: str = "reward head"
+    ) -> RewardModel:
+        """A copy with a fresh head ~ N(0, 1/sqrt(d + 1)), the same at every iteration."""
+        made = self.copy()
+        size = made.model.score.in_features
+        generator = replace(draws, iteration=0).generator(purpose)
+        weight = torch.randn(outputs, size, generator=generator) / math.sqrt(size + 1)
+        head = nn.Linear(size, outputs, bias=False)
+        head.weight = nn.Parameter(weight)
+        made.model.score = head.to(made.model.device)
+        made.model.config.num_labels = made.model.num_labels = outputs
+        made.reader = reader
+        return made
+
+    @property
+    def members(self) -> list[RewardModel]:
+        return [self]
+
+    def encode(
+        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Token ids of prompts and responses in this model's own vocabulary."""
+        return (
+            prompt_tokens(self.tokenizer, prompts),
+            response_tokens(self.tokenizer, responses, finished),
+        )
+
+    def joined(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(ids, mask, response mask), each (N, T), padded right; long prompts lose their start."""
+        rows, starts = [], []
+        for p, r in zip(prompts, responses, strict=True):
+            answer = list(r)[: self.max_tokens - 1]
+            prompt = list(p)[-(self.max_tokens - len(answer)) :]
+            rows.append(prompt + answer)
+            starts.append(len(prompt))
+        ids, mask = padded(rows, self.tokenizer.pad_token_id)
+        place = torch.arange(ids.shape[1])
+        response = mask & (place >= torch.tensor(starts)[:, None])
+        device = self.model.device
+        return ids.to(device), mask.to(device), response.to(device)
+
+    def forward(self, ids: Tensor, mask: Tensor, views: int = 1) -> RMOutputs:
+        """Raw outputs for (N, T) tokens, padded right; ``views`` repeats them along the batch."""
+        rows = len(ids)
+        states = self.model.base_model(input_ids=ids.repeat(views, 1), use_cache=False)[0]
+        last = (mask.sum(1) - 1).repeat(views)
+        hidden = states[torch.arange(len(states), device=states.device), last]
+        logits = self.model.score(hidden.to(self.model.score.weight.dtype)).float()
+        lm_logits = self.lm_head(states) if self.lm_head is not None else None
+        score = reader_named(self.reader)(logits).score
+        return RMOutputs(
+            score.view(views, rows),
+            logits.view(views, rows, -1),
+            hidden.float().view(views, rows, -1),
+            None if lm_logits is None else lm_logits.view(views, *ids.shape, -1),
+            dict(self.plugin_modules.items()),
+        )
+
+    @torch.no_grad()
+    def raw(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Tensor:
+        """Raw logits (N, outputs) for token ids."""
+        found = []
+        for start in range(0, len(prompts), SCORING_BATCH):
+            part = slice(start, start + SCORING_BATCH)
+            ids, mask, _ = self.joined(prompts[part], responses[part])
+            found.append(self(ids, mask).logits[0])
+        return torch.cat(found)
+
+    def _scores(self, logits: Tensor) -> Scores:
+        if not bool(logits.isfinite().all()):
+            raise NonFiniteError("a reward model's score is not finite")
+        raw = reader_named(self.reader)(logits)
+        mean, std = self.calibration.mean, self.calibration.std
+        return Scores(
+            (raw.score - mean) / std,
+            (raw.parts - mean) / std,
+            None if raw.part_std is None else raw.part_std / std,
+        )
+
+    @torch.no_grad()
+    def score_samples(self, samples: Samples) -> Scores:
+        """Calibrated; straight from the policy's tokens where the vocabularies agree."""
+        if vocabulary_key(samples.tokenizer) != self.key:
+            return self.score_text(samples.prompts, samples.responses, samples.finished.tolist())
+        if bool(samples.prompt_mask.all()):  # prompts of one length need no repacking
+            ids = torch.cat([samples.prompt_ids, samples.response_ids], dim=1)
+            mask = torch.cat([samples.prompt_mask, samples.mask], dim=1)
+            if ids.shape[1] <= self.max_tokens:
+                parts = zip(ids.split(SCORING_BATCH), mask.split(SCORING_BATCH), strict=True)
+                return self._scores(torch.cat([self(i, m).logits[0] for i, m in parts]))
+        return self._scores(self.raw(*token_rows(samples)))
+
+    @torch.no_grad()
+    def score_text(
+        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
+    ) -> Scores:
+        """Calibrated, through this model's own tokenizer."""
+        return self._scores(self.raw(*self.encode(prompts, responses, finished)))
+
+
+def token_rows(samples: Samples) -> tuple[list[list[int]], list[list[int]]]:
+    """Samples as unpadded lists of prompt and response ids."""
+    prompts = zip(samples.prompt_ids.cpu(), samples.prompt_mask.cpu(), strict=True)
+    responses = zip(samples.response_ids.cpu(), samples.mask.cpu(), strict=True)
+    return [p[m].tolist() for p, m in prompts], [r[m].tolist() for r, m in responses]
+
+
+class CombinedReward(Reward):
+    """Several reward models, scored when asked and reduced: ``reduce((B, n) scores) -> (B,)``."""
+
+    def __init__(self, models: Sequence[Reward], reduce: Callable[[Tensor], Tensor]) -> None:
+        self._members = [member for model in models for member in model.members]
+        self._reduce = reduce
+
+    @property
+    def members(self) -> list[RewardModel]:
+        return self._members
+
+    def to(self, device: torch.device) -> Self:
+        for member in self._members:
+            member.to(device)
+        return self
+
+    def _combine(self, found: list[Scores]) -> Scores:
+        score = self._reduce(torch.stack([f.score for f in found], dim=1))
+        heads = {f.parts.shape[-1] for f in found}
+        if len(heads) == 1:
+            parts = torch.cat([f.parts for f in found], dim=1)
+        else:  # models with different numbers of heads: each head counts as a member
+            parts = torch.cat([f.parts.flatten(1)[..., None] for f in found], dim=1)
+        stds = [f.part_std for f in found if f.part_std is not None]
+        whole = len(stds) == len(found) and len(heads) == 1
+        return Scores(score, parts, torch.cat(stds, dim=1) if whole else None)
+
+    def score_samples(self, samples: Samples) -> Scores:
+        return self._combine([m.score_samples(samples) for m in self._members])
+
+    def score_text(
+        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
+    ) -> Scores:
+        return self._combine([m.score_text(prompts, responses, finished) for m in self._members])
+
+    def save(self, folder: Path) -> None:
+        """One checkpoint a member: ``member-0``, ``member-1``, ..."""
+        for i, member in enumerate(self._members):
+            (folder / f"member-{i}").mkdir()
+            member.save(folder / f"member-{i}")
+
+
+def combine(models: Sequence[Reward], reduce: Callable[[Tensor], Tensor]) -> Reward:
+    """A lazy combination: every member of ``models`` scores, ``reduce`` takes (B, n) to (B,)."""
+    return CombinedReward(models, reduce)
+
+
+def mean_over_members(scores: Tensor) -> Tensor:
+    """(B, n) -> (B,)."""
+    return scores.mean(1)
+
+
+def load_reward(folder: Path) -> Reward:
+    """What :meth:`RewardModel.save` or a trained set of members wrote."""
+    members = sorted(folder.glob("member-*"), key=lambda p: int(p.name.split("-")[1]))
+    if members:
+        return combine([RewardModel.load_checkpoint(m) for m in members], mean_over_members)
+    return RewardModel.load_checkpoint(folder)
+
+
+def load_gold(section: GoldSection, device: torch.device) -> Scorer:
+    """The gold reward model: raw scores, nothing calibrated."""
+    if section.function is not None:
+        factory = load_named(section.function, "gold.function")
+        try:
+            made: Scorer = factory()
+        except Exception as error:
+            raise UserError(
+                f"gold.function: {section.function}() failed: {type(error).__name__}: {error}"
+            ) from error
+        if not callable(getattr(made, "score", None)):
+            raise UserError(
+                f"gold.function: {section.function}() answered a {type(made).__name__} "
+                "without `score(prompts, responses, finished)`"
+            )
+        return made
+    loaded = RewardModelSection(
+        model=section.model, trust_remote_code=section.trust_remote_code, max_tokens=2048
+    )
+    model = RewardModel.load(loaded)
+    return model.to(device)
+
+
+def gold_scores(gold: Scorer, samples: Samples, batch: int) -> Tensor:
+    """Gold scores (B,) of samples, fp32 on the CPU."""
+    prompts, responses, finished = samples.prompts, samples.responses, samples.finished.tolist()
+    found = [
+        gold.score(prompts[i : i + batch], responses[i : i + batch], finished[i : i + batch])
+        for i in range(0, len(prompts), batch)
+    ]
+    scores = torch.cat([f.detach().float().cpu() for f in found])
+    if scores.shape != (len(prompts),) or not bool(scores.isfinite().all()):
+        raise NonFiniteError("the gold reward model's scores are not finite, or not one a response")
+    return scores

@@ -1,0 +1,219 @@
+"""What a run stands on: its checked config, plugins, models, prompts, folder and watchers."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from datasets import Dataset
+from transformers.utils import logging as hf_logging
+
+from ostinato.backend import Backend
+from ostinato.batches import PolicyHandle
+from ostinato.config import RunConfig
+from ostinato.context import Context
+from ostinato.draws import Draws
+from ostinato.errors import UserError
+from ostinato.evaluation import Baseline, measure_baseline
+from ostinato.events import Event, EventKind
+from ostinato.generation import stop_token
+from ostinato.plugins import Plugins, activate
+from ostinato.policy import Policy
+from ostinato.preferences import load_data, save_data
+from ostinato.prompts import PromptSplits, load_prompts, split_texts
+from ostinato.reward_model import RewardModel, load_gold
+from ostinato.runs import RunDirectory
+from ostinato.sft import train_sft
+
+T = TypeVar("T")
+Watcher = Callable[[Event], None]
+
+
+def check(config: RunConfig, where: str) -> Plugins:
+    """Everything that can be known before anything is computed or loaded; the active plugins.
+
+    Raises UserError.
+    """
+    plugins = activate(config.wanted_plugins, where)
+    members = plugins.need("members")
+    heads = max([getattr(a.instance, "heads", 1) for a in plugins.active], default=1)
+    if members and max(config.reward_model.members, heads) < members:
+        asking = next(a.name for a in plugins.active if a.needs.get("members"))
+        raise UserError(
+            f"{where}: plugin '{asking}' needs at least {members} heads or members, for one "
+            "reward model alone has no variance; set reward_model.members, or list a plugin with "
+            "heads"
+        )
+    for key, section in (
+        ("policy.model", config.policy.model),
+        ("reward_model.model", config.reward_model.model),
+        ("gold.model", config.gold.model if config.gold else None),
+    ):
+        if section and section.startswith((".", "/", "~")) and not Path(section).is_dir():
+            raise UserError(f"{where}: {key}: no folder '{section}'")
+    if looks_local(config.prompts.data or ""):
+        split_texts(config.prompts)
+    if config.gold is None and "label" in plugins.owners:
+        owner = plugins[plugins.owners["label"]]
+        if getattr(owner.instance, "needs_gold", False):
+            raise UserError(
+                f"{where}: labels come from plugin '{owner.name}', which needs a gold model; set "
+                "gold.model, or list a labeller that needs none"
+            )
+    return plugins
+
+
+def looks_local(data: str) -> bool:
+    """Whether a data set is a path rather than a hub name."""
+    return bool(Path(data).suffix) or data.startswith((".", "/", "~")) or Path(data).exists()
+
+
+class Session:
+    """One process's hold on a run. A context manager: the folder is let go at the end."""
+
+    def __init__(
+        self, config: RunConfig, plugins: Plugins, out: Path, watch: Sequence[Watcher] = ()
+    ) -> None:
+        self.config = config
+        self.plugins = plugins
+        self.watch = watch
+        self.iteration = 0
+        self.directory = RunDirectory(out, config, plugins)
+        try:
+            self._load()
+        except BaseException:
+            self.directory.close()
+            raise
+
+    def _load(self) -> None:
+        config = self.config
+        hf_logging.set_verbosity_error()  # its bars and load reports drown a run's own lines
+        hf_logging.disable_progress_bar()
+        self.backend = Backend(config.backend)
+        self.draws = Draws(config.seed)
+        self.gold = load_gold(config.gold, self.backend.device) if config.gold else None
+        self.tell(
+            "run_started",
+            config=config,
+            plugins=self.plugins,
+            directory=self.directory.path,
+            resumed=self.directory.resumed,
+            backend=str(self.backend),
+        )
+        self.sft_policy = self.directory.artefact("sft", self._sft, Policy.save, self.load_policy)
+        stop_token(self.sft_policy, config.generation)
+        self.sft = PolicyHandle("sft", lambda: self.sft_policy)
+        self.prompts: PromptSplits = load_prompts(config.prompts, self.tokenizer)
+        self.ctx = Context(config, self.draws, self.backend.device, self.sft, self.gold)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.directory.close()
+
+    @property
+    def tokenizer(self) -> Any:
+        """The policy's."""
+        return self.sft_policy.tokenizer
+
+    @cached_property
+    def initial_reward_model(self) -> RewardModel:
+        """R_init: every iteration's reward models start from this body."""
+        with self.draws.forked("reward model weights"):
+            model = RewardModel.load(self.config.reward_model, bool(self.plugins.need("lm_head")))
+        return model.to(self.backend.device)
+
+    @cached_property
+    def baseline(self) -> Baseline:
+        """SFT responses to the evaluation prompts."""
+        with self.backend.autocast():
+            return measure_baseline(self.sft_policy, self.prompts.evaluation, self.ctx)
+
+    def _sft(self) -> Policy:
+        with self.draws.forked("policy weights"):
+            policy = Policy.load(self.config.policy, self.config.generation.temperature)
+        policy.to(self.backend.device)
+        if self.config.sft is None:
+            return policy
+        self.tell("stage_started", stage="sft", total=0)
+        return train_sft(policy, self.config, self.backend)
+
+    def load_policy(self, folder: Path) -> Policy:
+        """A policy of this run, on its device."""
+        temperature = self.config.generation.temperature
+        return Policy.load_checkpoint(folder, temperature).to(self.backend.device)
+
+    def begin(self, iteration: int) -> Context:
+        """Enter an iteration; answers its context."""
+        self.iteration = iteration
+        self.ctx = self.ctx.at(
+            iteration=iteration, draws=Draws(self.config.seed, iteration), step=0
+        )
+        return self.ctx
+
+    def end(self) -> None:
+        """Leave an iteration."""
+        self.directory.drop_checkpoints(self.name("policy"))
+        rows = self.directory.metrics.rows()
+        mine = [r for r in rows if r["kind"] == "iteration" and r["iteration"] == self.iteration]
+        self.tell("iteration_finished", row=mine[-1])
+
+    def stage(
+        self,
+        stage: str,
+        make: Callable[[], T],
+        save: Callable[[T, Path], None],
+        load: Callable[[Path], T],
+    ) -> T:
+        """A stage's result, made once an iteration; who watches is told."""
+        name = self.name(stage)
+        started = time.perf_counter()
+        reused = (self.directory.path / name).exists()
+        made = self.directory.artefact(name, make, save, load)
+        seconds = time.perf_counter() - started
+        self.tell("stage_finished", stage=stage, seconds=seconds, reused=reused)
+        return made
+
+    def handle(self, name: str) -> PolicyHandle:
+        """A policy of this run by its name; weights load when asked."""
+        if name == "sft":
+            return self.sft
+        return PolicyHandle(name, lambda: self.load_policy(self.directory.path / name))
+
+    def name(self, stage: str) -> str:
+        """``iteration-k/stage``."""
+        return f"iteration-{self.iteration}/{stage}"
+
+    def cached(self, name: str, make: Callable[[], Dataset]) -> Dataset:
+        """A plugin's data set, made once an iteration."""
+        before, self.plugins.actions = self.plugins.actions, defaultdict(list)
+        try:  # the actions before it belong to the stage's own row, cached or not
+            return self.directory.cached(self.name(f"cache-{name}"), make, save_data, load_data)
+        finally:
+            self.plugins.actions = before
+
+    def log(self, kind: str, **row: Any) -> None:
+        """One line of metrics.jsonl; progress rows are told to who watches."""
+        extra = dict(self.ctx.logged)
+        self.ctx.logged.clear()
+        whole = {"kind": kind, "iteration": self.iteration, **row, **extra}
+        self.directory.metrics.write(whole)
+        if kind in {"reward_model", "policy"}:
+            self.tell("stage_advanced", stage=kind, step=row["step"], row=whole)
+
+    def log_actions(self, stage: str) -> None:
+        """What the plugins did since the last row, as a row of its own."""
+        self.log("actions", stage=stage, actions=self.plugins.taken_actions())
+
+    def tell(self, kind: EventKind, step: int = 0, **data: Any) -> None:
+        """Tell the watchers and every plugin with ``observe``."""
+        event = Event(kind, self.iteration, step, data)
+        for watcher in self.watch:
+            watcher(event)
+        for _ in self.plugins.each("observe", event=event):
+            pass

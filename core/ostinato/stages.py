@@ -1,0 +1,229 @@
+"""The stages of one iteration: what each step of the loop does, and how its result is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from ostinato.batches import PolicyHandle, PolicyHistory
+from ostinato.errors import UserError
+from ostinato.evaluation import Evaluator
+from ostinato.policy import Policy
+from ostinato.policy_training import PolicyTrainer
+from ostinato.preferences import (
+    Preferences,
+    collect,
+    collect_meta,
+    combine_data,
+    label,
+    prompts_for,
+    refine_data,
+)
+from ostinato.reward_model import Reward, RewardModel, combine, mean_over_members
+from ostinato.reward_training import RewardTrainer, calibrated, held_out_accuracy
+from ostinato.session import Session
+
+
+def gather(s: Session, policy: Policy) -> Preferences:
+    """D~_k: pairs of the current policy's responses, labelled."""
+    s.tell("stage_started", stage="preferences", total=0)
+    ctx, plugins = s.ctx, s.plugins
+    train, held_out = prompts_for(s.prompts.preference, ctx)
+    count = plugins.need("meta_responses")
+    with s.backend.autocast():
+        pairs = collect(policy, train, ctx, "preferences")
+        held = collect(policy, held_out, ctx, "held-out preferences") if len(held_out) else None
+        meta = collect_meta(policy, train, count, ctx) if count else None
+    labelled = label(pairs, plugins, ctx)
+    made = Preferences(labelled, label(held, plugins, ctx) if held is not None else None, meta)
+    s.log_actions("preferences")
+    return made
+
+
+def training_data(s: Session, preferences: Sequence[Preferences]) -> Dataset:
+    """D_k: combined, then refined."""
+
+    def fit(data: Dataset, purpose: str, **changes: Any) -> RewardModel:
+        start = s.initial_reward_model.with_head(s.draws, purpose=f"head {purpose}")
+        trainer = RewardTrainer(s.plugins, s.ctx, s.backend, s.log, s.tokenizer, plain=True)
+        return trainer(start, data, purpose=purpose, **changes)
+
+    s.tell("stage_started", stage="data", total=0)
+    data = combine_data([p.train for p in preferences], s.plugins, s.ctx)
+    data = refine_data(data, s.plugins, s.ctx.at(fit=fit, cached=s.cached))
+    s.log_actions("data")
+    return data
+
+
+def train_reward_model(s: Session, data: Dataset, pairs: Preferences) -> Reward:
+    """R~_k: ``reward_model.members`` models, each calibrated on its own training responses."""
+    members = []
+    for m in range(s.config.reward_model.members):
+        fit = RewardTrainer(s.plugins, s.ctx, s.backend, s.log, s.tokenizer, m, pairs.meta)
+        start = s.initial_reward_model.with_head(s.draws, purpose=f"reward head {m}")
+        s.tell("stage_started", stage="reward_model", total=0, member=m)
+        if "train_rm" in s.plugins.owners:
+            model = s.plugins.one("train_rm", fit=fit, initial=start, data=data, ctx=s.ctx)
+            s.plugins.acted(s.plugins.owners["train_rm"], "train_rm", fit.updates)
+        else:
+            model = fit(start, data)
+        members.append(calibrated(model, data, s.tokenizer))
+    held = pairs.held_out
+    s.log(
+        "reward_model_trained",
+        held_out_accuracy=None
+        if held is None
+        else [held_out_accuracy(m, held, s.tokenizer) for m in members],
+        calibration=[m.calibration.__dict__ for m in members],
+        actions=s.plugins.taken_actions(),
+    )
+    return members[0] if len(members) == 1 else combine(members, mean_over_members)
+
+
+def combined_reward(s: Session, models: Sequence[Reward], data: Dataset) -> Reward:
+    """R_k; a reward model made for it is calibrated on D_k."""
+    owner = s.plugins.owners["combine_rm"]
+    answer = s.plugins.one(
+        "combine_rm",
+        reward_models=list(models),
+        ctx=s.ctx,
+        measure=lambda reward: len(reward.members) if isinstance(reward, Reward) else 0,
+    )
+    if not isinstance(answer, Reward):
+        raise UserError(
+            f"plugin '{owner}': hook 'combine_rm' answered a {type(answer).__name__}, expected a "
+            "reward model or ostinato.combine(models, reduce)"
+        )
+    known = {id(member) for model in models for member in model.members}
+    for member in answer.members:
+        if id(member) not in known:
+            calibrated(member.to(s.backend.device), data, s.tokenizer)
+    s.log_actions("combined")
+    return answer
+
+
+def save_combined(s: Session, models: Sequence[Reward], reward: Reward, folder: Path) -> None:
+    """Which reward models R_k consists of; the weights too where it is a new one."""
+    names = {id(m): name for name, m in member_names(models)}
+    members = [names.get(id(member)) for member in reward.members]
+    facts = {"plugin": s.plugins.owners["combine_rm"], "members": members}
+    (folder / "combined.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    if isinstance(reward, RewardModel) and members == [None]:
+        reward.save(folder)
+
+
+def load_combined(s: Session, models: Sequence[Reward], folder: Path) -> Reward:
+    """R_k again: its own checkpoint, or the hook's answer to the same reward models."""
+    if (folder / "config.json").exists():
+        return RewardModel.load_checkpoint(folder).to(s.backend.device)
+    reward: Reward = s.plugins.one("combine_rm", reward_models=list(models), ctx=s.ctx)
+    return reward
+
+
+def member_names(models: Sequence[Reward]) -> list[tuple[str, RewardModel]]:
+    """(name in the run folder, model) of every member of every iteration."""
+    return [
+        (f"iteration-{k}/reward_model" + (f"/member-{i}" if len(model.members) > 1 else ""), member)
+        for k, model in enumerate(models, start=1)
+        for i, member in enumerate(model.members)
+    ]
+
+
+def initial_policy(s: Session, history: PolicyHistory) -> PolicyHandle:
+    """pi_k_init, as a handle; a policy made for it gets its name when it is saved."""
+    owner = s.plugins.owners["init_policy"]
+    answer = s.plugins.one("init_policy", history=history, ctx=s.ctx)
+    if isinstance(answer, Policy):
+        made = answer.to(s.backend.device)
+        answer = PolicyHandle(s.name("policy_init"), lambda: made)
+    if not isinstance(answer, PolicyHandle):
+        raise UserError(
+            f"plugin '{owner}': hook 'init_policy' answered a {type(answer).__name__}, expected a "
+            "policy or one of the history's handles"
+        )
+    moved = sum(
+        float((a.detach() - b.detach()).square().sum())
+        for a, b in zip(answer.load().lm.parameters(), s.sft_policy.lm.parameters(), strict=True)
+    )
+    s.plugins.acted(owner, "init_policy", moved**0.5)
+    s.log_actions("policy_init")
+    return answer
+
+
+def save_handle(s: Session, handle: PolicyHandle, folder: Path) -> None:
+    """The policy's name if the run holds it already, else its weights."""
+    if handle.name == s.name("policy_init"):
+        handle.load().save(folder)
+    (folder / "policy_init.json").write_text(json.dumps({"policy": handle.name}), encoding="utf-8")
+
+
+def load_handle(s: Session, folder: Path) -> PolicyHandle:
+    """pi_k_init by identity: the very policy that it was when the run first came here."""
+    name = json.loads((folder / "policy_init.json").read_text(encoding="utf-8"))["policy"]
+    return s.handle(name)
+
+
+def train_policy(s: Session, initial: PolicyHandle, reward: Reward, latest: Reward) -> Policy:
+    """pi_k, optimised on R_k and evaluated on the way; ends with the iteration's summary row."""
+    s.tell("stage_started", stage="policy", total=s.config.rl.rollouts)
+    start = initial.load()
+    evaluate = Evaluator(
+        s.prompts.evaluation,
+        s.baseline,
+        s.sft_policy,
+        start,
+        reward,
+        latest,
+        s.plugins,
+        s.ctx,
+        s.backend,
+    )
+
+    def evaluate_and_log(policy: Policy, step: int) -> None:
+        row = evaluate(policy, step)
+        s.log("eval", step=step, **row)
+        s.tell("evaluated", step=step, row=row)
+
+    optimise = PolicyTrainer(
+        s.plugins,
+        s.ctx,
+        s.backend,
+        s.directory,
+        s.name("policy"),
+        s.prompts.rl,
+        s.log,
+        evaluate_and_log,
+    )
+    if "train_policy" in s.plugins.owners:
+        policy: Policy = s.plugins.one(
+            "train_policy", optimise=optimise, initial=start, reward_model=reward, ctx=s.ctx
+        )
+        s.plugins.acted(s.plugins.owners["train_policy"], "train_policy", optimise.updates)
+    else:
+        policy = optimise(start, reward)
+    s.log("iteration", **summary(s))
+    return policy
+
+
+def summary(s: Session) -> dict[str, Any]:
+    """The last evaluation of the iteration, its peak of gold, and the reward model's accuracy."""
+    rows = [r for r in s.directory.metrics.rows() if r["iteration"] == s.iteration]
+    evals = [r for r in rows if r["kind"] == "eval"]
+    if not evals:
+        raise UserError("no evaluation was made; a train_policy hook switched every one off")
+    accuracy = [r["held_out_accuracy"] for r in rows if r["kind"] == "reward_model_trained"][-1]
+    gold = [r["gold_reward"] for r in evals if r["gold_reward"] is not None]
+    last = {
+        key: value
+        for key, value in evals[-1].items()
+        if isinstance(value, int | float | None) and key not in {"iteration", "step"}
+    }
+    return {
+        **last,
+        "peak_gold": max(gold, default=None),
+        "accuracy": None if accuracy is None else sum(accuracy) / len(accuracy),
+    }

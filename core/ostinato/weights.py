@@ -1,0 +1,107 @@
+"""Averages and interpolations of weights, as `dict[str, Tensor]` state dicts.
+
+No input is changed and no output shares memory with one. Arithmetic is in float32 (float64 where a
+weight is float64); each result is cast back to the dtype of the first state. What is not floating
+point (position ids, counters) is taken from the first state. Wherever keys, shapes or the kind of
+dtype differ, a ValueError names the first key that does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+State = Mapping[str, Tensor]
+
+_PARALLEL = 1e-4  # sin W below which SLERP is linear: there they differ by W^2, under float32's eps
+
+
+def average(states: Sequence[State]) -> dict[str, Tensor]:
+    """Mean of one or more states, every one with the same weight.
+
+    Wolf et al. 2025, section 2.2 (weight averaging of reward models; Ramé et al. 2024, WARM, arXiv
+    2401.12187). Raises ValueError on no states, or on ones that do not match.
+    """
+
+    def mean(*weights: Tensor) -> Tensor:
+        total = weights[0].clone()
+        for weight in weights[1:]:
+            total += weight
+        return total / len(weights)
+
+    return _merge(mean, *states)
+
+
+def lerp(a: State, b: State, t: float) -> dict[str, Tensor]:
+    """(1 - t) a + t b: exactly a at t = 0 and b at t = 1, and beyond them outside [0, 1].
+
+    LITI is lerp(initial policy, trained policy, eta) (Ramé et al. 2024, WARP, arXiv 2406.16768,
+    section 3.3; Wolf et al. 2025, section 2.2). Raises ValueError when the states do not match.
+    """
+    return _merge(lambda x, y: (1 - t) * x + t * y, a, b)
+
+
+def slerp(base: State, a: State, b: State, t: float) -> dict[str, Tensor]:
+    """base + spherical interpolation of the task vectors a - base and b - base, tensor by tensor.
+
+    slerp(d1, d2, t) = sin((1-t)W) / sin W d1 + sin(tW) / sin W d2, where W is the angle between d1
+    and d2 (Ramé et al. 2024, WARP, arXiv 2406.16768, section 3.2; Shoemake 1985). Task vectors of
+    equal norm keep it, where averaging shrinks it. Linear, (1-t) d1 + t d2, where sin W is near 0
+    (parallel or opposite) or a task vector is 0. Raises ValueError when the states do not match.
+    """
+
+    def interpolate(origin: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        d1, d2 = x - origin, y - origin
+        first, second = _slerp_coefficients(d1, d2, t)
+        return origin + first * d1 + second * d2
+
+    return _merge(interpolate, base, a, b)
+
+
+def _slerp_coefficients(d1: Tensor, d2: Tensor, t: float) -> tuple[float, float]:
+    """What slerp multiplies d1 and d2 with, for two tensors of one shape."""
+    norm1, norm2 = d1.norm().item(), d2.norm().item()
+    if norm1 == 0 or norm2 == 0:
+        return 1 - t, t
+    unit1, unit2 = d1 / norm1, d2 / norm2
+    # Kahan's form of the angle: acos of a cosine near 1 would lose half the digits.
+    angle = 2 * math.atan2((unit1 - unit2).norm().item(), (unit1 + unit2).norm().item())
+    if math.sin(angle) < _PARALLEL:
+        return 1 - t, t
+    return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
+
+
+@torch.no_grad()
+def _merge(formula: Callable[..., Tensor], *states: State) -> dict[str, Tensor]:
+    """formula applied to each floating-point tensor of states, upcast; the rest from the first."""
+    if not states:
+        raise ValueError("there are no states to merge")
+    for state in states[1:]:
+        _check_match(states[0], state)
+    merged: dict[str, Tensor] = {}
+    for key, first in states[0].items():
+        if first.is_floating_point():
+            wide = torch.promote_types(first.dtype, torch.float32)
+            merged[key] = formula(*(state[key].to(wide) for state in states)).to(first.dtype)
+        else:
+            merged[key] = first.clone()
+    return merged
+
+
+def _check_match(first: State, other: State) -> None:
+    """Raise ValueError naming the first key in which two states differ."""
+    for key, tensor in first.items():
+        if key not in other:
+            raise ValueError(f"states differ: {key!r} is missing from one")
+        if tensor.shape != other[key].shape:
+            shapes = f"{tuple(tensor.shape)} and {tuple(other[key].shape)}"
+            raise ValueError(f"states differ: {key!r} has shapes {shapes}")
+        if tensor.is_floating_point() != other[key].is_floating_point():
+            dtypes = f"{tensor.dtype} and {other[key].dtype}"
+            raise ValueError(f"states differ: {key!r} has dtypes {dtypes}")
+    for key in other:
+        if key not in first:
+            raise ValueError(f"states differ: {key!r} is missing from one")

@@ -1,0 +1,1 @@
+"""The built-in methods of Ostinato, one module each, found by entry point like anybody else's."""

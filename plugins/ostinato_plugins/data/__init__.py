@@ -1,0 +1,1 @@
+"""How preference data is combined and cleaned."""

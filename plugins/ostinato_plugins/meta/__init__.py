@@ -1,0 +1,1 @@
+"""Displaced gradients of the reward model."""

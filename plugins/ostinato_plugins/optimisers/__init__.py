@@ -1,0 +1,1 @@
+"""Policy algorithms and KL controllers."""

@@ -1,0 +1,1 @@
+"""Where each iteration's policy starts."""

@@ -1,0 +1,1 @@
+"""How reward models are combined, and reward models with several heads."""

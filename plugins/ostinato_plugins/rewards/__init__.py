@@ -1,0 +1,1 @@
+"""What happens to rewards before the policy is optimised on them."""
