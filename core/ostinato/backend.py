@@ -39,4 +39,5 @@ class Backend:
         return made
 
     def __str__(self) -> str:
-        return f"{self.device.type}, {self.dtype}, {self.threads} threads"
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self.device.type}, {self.dtype}, {threads}"

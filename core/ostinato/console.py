@@ -1,0 +1,424 @@
+"""A run as a person watches it: the brief, progress, evaluations, tables, and what to do next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from ostinato.config import RunConfig
+from ostinato.events import Event
+from ostinato.hookspecs import KINDS
+from ostinato.plugins import Plugins
+
+Row = Mapping[str, Any]
+
+LEGEND = {
+    "gold": "what the responses are really worth, by the gold model that stands for a person; "
+    "0 is the SFT policy, in units of the spread over its responses",
+    "proxy": "what the trained reward model says they are worth: what the policy is optimised on",
+    "gap": "proxy minus gold on one scale: how far the proxy is over-optimised; 0 is honest",
+    "KL": "how far the policy has moved from the SFT policy, in nats per response",
+    "MMD": "how differently proxy and gold are distributed; 0 is alike",
+    "accuracy": "held-out pairs that the newest reward model puts in the labels' order",
+}
+
+# (heading, key of the row, format) of the two tables.
+EVALUATION = (
+    ("gold", "gold_reward", "+.2f"),
+    ("proxy", "proxy_reward", "+.2f"),
+    ("gap", "gap", "+.2f"),
+    ("KL", "kl", ".2f"),
+    ("length", "length", ".1f"),
+)
+ITERATION = (
+    ("gold", "gold_reward", "+.2f"),
+    ("peak gold", "peak_gold", "+.2f"),
+    ("proxy", "proxy_reward", "+.2f"),
+    ("gap", "gap", "+.2f"),
+    ("KL", "kl", ".2f"),
+    ("MMD", "mmd", ".3f"),
+    ("accuracy", "accuracy", ".0%"),
+)
+STYLES = {"gold": "yellow", "peak gold": "yellow", "proxy": "cyan", "gap": "magenta"}
+
+STAGES = {
+    "sft": "Training the SFT policy",
+    "preferences": "Sampling and labelling pairs",
+    "data": "Preparing the training pairs",
+    "reward_model": "Training the reward model",
+    "policy": "Optimising the policy",
+}
+UNITS = {"reward_model": "updates", "policy": "rollouts"}
+SAMPLE_TEXTS = 2
+PLAIN_SECONDS = (5.0, 60.0)  # without a terminal: the least and the most between progress lines
+
+
+def number(value: Any, form: str) -> str:
+    """A measure as text; an en dash where there is none."""
+    if not isinstance(value, int | float):
+        return "–"
+    text = format(value, form)
+    return text[1:] if text[0] == "-" and not any(c in "123456789" for c in text) else text
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class _Rate(ProgressColumn):
+    """Steps a second, or seconds a step where that is easier to read."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("", style="progress.data.speed")
+        text = f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
+        return Text(text, style="progress.data.speed")
+
+
+def hook_owners(config: RunConfig, plugins: Plugins) -> list[tuple[str, str, bool]]:
+    """(hook, plugins in order, whether the default was taken) of every hook that is used."""
+    listed = {name for name, _ in config.wanted_plugins}
+    found = []
+    for hook in KINDS:
+        names = plugins.implementing(hook)
+        if names:
+            found.append((hook, ", ".join(names), not listed & set(names)))
+    return found
+
+
+def sources(config: RunConfig) -> list[tuple[str, str]]:
+    """Where models and prompts come from."""
+    gold = config.gold and (config.gold.model or config.gold.function)
+    found = {
+        "policy": config.policy.model or "random weights",
+        "reward model": config.reward_model.model or "random weights",
+        "gold": gold or "none: no gold, gap and MMD",
+        "prompts": str(config.prompts.data),
+    }
+    return [(key, _of_world(value, config.world)) for key, value in found.items()]
+
+
+def _of_world(source: str, world: str | None) -> str:
+    path = Path(source)
+    inside = world is not None and path.is_absolute() and path.parent.name == world
+    return f"{path.name} of world '{world}'" if inside else source
+
+
+def brief(config: RunConfig, plugins: Plugins, facts: Iterable[tuple[str, str]]) -> Table:
+    """The run in brief: who owns which hook, then ``facts``."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for hook, names, default in hook_owners(config, plugins):
+        owner = Text(names, style="dim" if default else "bold")
+        table.add_row(hook, owner + Text("  (default)", style="dim") if default else owner)
+    table.add_row("", "")
+    for key, value in facts:
+        table.add_row(key, Text(value))
+    return table
+
+
+def legend() -> Table:
+    """What the measures mean."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(style="dim")
+    for name, meaning in LEGEND.items():
+        table.add_row(Text(name, style=STYLES.get(name, "bold")), meaning)
+    return table
+
+
+def iteration_table(rows: Sequence[Row]) -> Table:
+    """One line an iteration, at its last evaluation."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("iteration", justify="right")
+    for heading, _, _ in ITERATION:
+        table.add_column(heading, justify="right", style=STYLES.get(heading, ""), no_wrap=True)
+    for row in rows:
+        cells = [number(row.get(key), form) for _, key, form in ITERATION]
+        table.add_row(str(row["iteration"]), *cells)
+    return table
+
+
+def show(console: Console, *parts: RenderableType) -> None:
+    """Print indented; without a terminal, without the blanks that fill a line."""
+    block = Padding(Group(*parts), (0, 0, 0, 2))
+    if console.is_terminal:
+        console.print(block)
+        return
+    with console.capture() as captured:
+        console.print(block)
+    for line in captured.get().splitlines():
+        console.out(line.rstrip(), highlight=False)
+
+
+def show_check(source: str, config: RunConfig, plugins: Plugins) -> None:
+    """What ``ostinato check`` says of a valid run."""
+    console = Console(highlight=False)
+    facts = [
+        *sources(config),
+        ("iterations", f"{config.iterations} of {config.rl.rollouts} rollouts"),
+    ]
+    show(console, brief(config, plugins, facts), "")
+    console.print(Text(f"{source} is valid; no model was loaded.", style="bold"), soft_wrap=True)
+
+
+class RunConsole:
+    """Watches one run; a context manager, so that bars end before an error is told.
+
+    On a terminal there are progress bars; elsewhere plain lines without control codes.
+    """
+
+    def __init__(self, source: str, console: Console | None = None) -> None:
+        self.source = source
+        self.console = console or Console(highlight=False)
+        self.live = self.console.is_terminal
+        self.started = time.monotonic()
+        self.iterations = 0
+        self.seed = 0
+        self.summaries: list[Row] = []
+        self.evaluations: list[Row] = []
+        self.bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            transient=True,
+        )
+        self.bar: tuple[str, TaskID] | None = None
+        self.spoke = self.started
+        self.iteration = 0
+        self.heading_due = True
+        self.tell: dict[str, Callable[[Event], None]] = {
+            "run_started": self._run_started,
+            "stage_started": self._stage_started,
+            "stage_advanced": self._stage_advanced,
+            "stage_finished": self._stage_finished,
+            "evaluated": self._evaluated,
+            "iteration_finished": self._iteration_finished,
+            "run_finished": self._run_finished,
+        }
+
+    def __enter__(self) -> RunConsole:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._drop_bar()
+        self.bars.stop()
+
+    def __call__(self, event: Event) -> None:
+        self.tell[event.kind](event)
+
+    def _line(self, text: str | Text, style: str = "") -> None:
+        body = Text(text, style=style) if isinstance(text, str) else text
+        self.console.print(Text("  ") + body, soft_wrap=True)
+        self.spoke = time.monotonic()
+
+    def _rule(self, title: str) -> None:
+        self.console.print()
+        if self.live:
+            self.console.print(Rule(Text(title, style="bold"), align="left", style="dim"))
+        else:
+            self.console.print(f"== {title}", soft_wrap=True)
+
+    def _run_started(self, event: Event) -> None:
+        config: RunConfig = event.data["config"]
+        self.iterations, self.seed = config.iterations, config.seed
+        self._rule(f"Ostinato {version('ostinato')}: {self.source}")
+        where = "goes on with the run there" if event.data["resumed"] else "a new run"
+        facts = [
+            *sources(config),
+            ("runs on", str(event.data["backend"])),
+            ("results in", f"{event.data['directory']} ({where})"),
+            ("seed", str(config.seed)),
+            ("iterations", f"{config.iterations} of {config.rl.rollouts} rollouts"),
+        ]
+        show(self.console, brief(config, event.data["plugins"], facts), "", legend())
+
+    def _enter_iteration(self, iteration: int) -> None:
+        if iteration != self.iteration:
+            self.iteration = iteration
+            self.evaluations = []
+            self.heading_due = True
+            self._rule(f"Iteration {iteration} of {self.iterations}")
+
+    def _stage_started(self, event: Event) -> None:
+        self._enter_iteration(event.iteration)
+        stage = event.data["stage"]
+        if self.live:
+            self._show_bar(STAGES.get(stage, stage), event.data["total"] or None, 0)
+        elif not event.data.get("member"):
+            self._line(f"{STAGES.get(stage, stage)} ...")
+
+    def _stage_advanced(self, event: Event) -> None:
+        row, stage = event.data["row"], event.data["stage"]
+        what = _described(stage, row)
+        if self.live:
+            self._show_bar(what, row["total"], row["step"])
+        else:
+            self._plain_progress(stage, what, row)
+
+    def _show_bar(self, what: str, total: int | None, step: int) -> None:
+        if self.bar is None or self.bar[0] != what:
+            self._drop_bar()
+            # a resumed stage does not count the steps of its first process into its rate
+            self.bar = what, self.bars.add_task(what, total=total, completed=max(0, step - 1))
+            self.bars.start()
+        self.bars.update(self.bar[1], completed=step, total=total)
+
+    def _drop_bar(self) -> None:
+        if self.bar is not None:
+            self.bars.remove_task(self.bar[1])
+            self.bar = None
+
+    def _plain_progress(self, stage: str, what: str, row: Row) -> None:
+        """A line each quarter of the way, at most every few seconds and at least every minute."""
+        step, total = row["step"], row["total"]
+        quiet = time.monotonic() - self.spoke
+        new_quarter = step * 4 // total > (step - 1) * 4 // total and step < total
+        if quiet > PLAIN_SECONDS[0 if new_quarter else 1]:
+            self._line(f"{what}: {step} of {total} {UNITS[stage]}")
+
+    def _stage_finished(self, event: Event) -> None:
+        self._enter_iteration(event.iteration)
+        self._drop_bar()
+        stage = event.data["stage"]
+        if event.data["reused"]:
+            self._line(f"{stage}: kept from before", "dim")
+        elif stage in STAGES and event.data["seconds"] >= 0.05:
+            self._line(f"{STAGES[stage]}: {duration(event.data['seconds'])}", "dim")
+
+    def _evaluated(self, event: Event) -> None:
+        row = event.data["row"]
+        self.evaluations.append({"step": event.step, **row})
+        if self.heading_due:
+            heads = [f"{heading:>7}" for heading, _, _ in EVALUATION]
+            self._line(" ".join(["rollout", *heads]), "bold")
+            self.heading_due = False
+        line = Text(f"{event.step:>7}")
+        for heading, key, form in EVALUATION:
+            line.append(f" {number(row.get(key), form):>7}", style=STYLES.get(heading, ""))
+        self._line(line)
+
+    def _iteration_finished(self, event: Event) -> None:
+        self._drop_bar()
+        self.summaries.append(event.data["row"])
+        self._samples()
+        if event.iteration < self.iterations:
+            show(self.console, iteration_table(self.summaries))
+
+    def _samples(self) -> None:
+        """The same prompts at the iteration's first and last evaluation."""
+        if len(self.evaluations) < 2:
+            return
+        before, after = (self.evaluations[i].get("samples", []) for i in (0, -1))
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True, style="dim")
+        table.add_column(overflow="fold")
+        for old, new in list(zip(before, after, strict=False))[:SAMPLE_TEXTS]:
+            table.add_row("", "")
+            table.add_row("prompt", Text(_short(old["prompt"]), style="bold"))
+            table.add_row("before", _sample(old))
+            table.add_row("after", _sample(new))
+        show(self.console, table)
+
+    def _run_finished(self, event: Event) -> None:
+        self._drop_bar()
+        self.bars.stop()
+        self._rule(f"Finished in {duration(time.monotonic() - self.started)}")
+        show(self.console, iteration_table(event.data["rows"]))
+        show(self.console, *_verdict(event.data["rows"]))
+        show(self.console, "", *_next_steps(self.source, self.seed, event.data["directory"]))
+
+
+def _described(stage: str, row: Row) -> str:
+    """The stage in words, with the model or run that a plugin trains on its own."""
+    what = STAGES[stage]
+    name = row.get("purpose" if stage == "reward_model" else "name")
+    if name not in {"reward model", "policy", None}:
+        what += f" ({name})"
+    return what + (f", member {row['member'] + 1}" if row.get("member") else "")
+
+
+def _short(text: str, most: int = 300) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _sample(sample: Row) -> Text:
+    text = Text()
+    for key in ("gold", "proxy"):
+        text.append(f"{key} {number(sample.get(key), '+.2f')}  ", style=STYLES[key])
+    return text.append(_short(sample["response"]) or "(empty)")
+
+
+def _verdict(rows: Sequence[Row]) -> list[str]:
+    """What the table says, in a sentence; nothing where there is no gold or one iteration."""
+    golds = [row.get("gold_reward") for row in rows]
+    if len(rows) < 2 or any(g is None for g in golds):
+        return []
+    first, last = rows[0], rows[-1]
+    return [
+        f"From iteration {first['iteration']} to {last['iteration']} gold went from "
+        f"{number(golds[0], '+.2f')} to {number(golds[-1], '+.2f')} and the gap from "
+        f"{number(first['gap'], '+.2f')} to {number(last['gap'], '+.2f')}."
+    ]
+
+
+def _next_steps(source: str, seed: int, folder: Path) -> list[RenderableType]:
+    kept = {
+        "report.html": "curves, settings and sample texts, for a browser",
+        "metrics.jsonl": "every number, one JSON object a line",
+        "iteration-*/policy": "checkpoints that transformers loads",
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, meaning in kept.items():
+        table.add_row(f"  {name}", Text(meaning, style="dim"))
+    commands = {
+        f"ostinato report {folder}": "this table again; give several runs to compare them",
+        f"ostinato run {source} --seed {seed + 1}": "another seed, for the spread",
+        f"ostinato run {source} --set 'plugins=[take_last_data, worst_case]' --out runs/other": "other methods: "
+        "ostinato plugins lists them",
+    }
+    lines: list[RenderableType] = []
+    for command, meaning in commands.items():
+        lines += [Text(f"  {command}"), Text(f"      {meaning}", style="dim")]
+    heading = Text.assemble(("Results in ", "bold"), (str(folder), "bold"))
+    return [heading, table, "", Text("What to do next", style="bold"), *lines]
