@@ -220,6 +220,7 @@ class RunConsole:
         self.bar: tuple[str, TaskID] | None = None
         self.spoke = self.started
         self.iteration = 0
+        self.steps = 0
         self.heading_due = True
         self.tell: dict[str, Callable[[Event], None]] = {
             "run_started": self._run_started,
@@ -290,6 +291,7 @@ class RunConsole:
     def _stage_advanced(self, event: Event) -> None:
         row, stage = event.data["row"], event.data["stage"]
         what = _described(stage, row)
+        self.steps += 1
         if self.live:
             self._show_bar(what, row["total"], row["step"])
         else:
@@ -323,7 +325,9 @@ class RunConsole:
         if event.data["reused"]:
             self._line(f"{stage}: kept from before", "dim")
         elif stage in STAGES and event.data["seconds"] >= 0.05:
-            self._line(f"{STAGES[stage]}: {duration(event.data['seconds'])}", "dim")
+            steps = f"{self.steps} {UNITS[stage]} in " if stage in UNITS else ""
+            self._line(f"{STAGES[stage]}: {steps}{duration(event.data['seconds'])}", "dim")
+        self.steps = 0
 
     def _evaluated(self, event: Event) -> None:
         row = event.data["row"]
@@ -411,11 +415,11 @@ def _next_steps(source: str, seed: int, folder: Path) -> list[RenderableType]:
     table = Table.grid(padding=(0, 2))
     for name, meaning in kept.items():
         table.add_row(f"  {name}", Text(meaning, style="dim"))
+    other = "--set 'plugins=[take_last_data, worst_case]' --out runs/other"
     commands = {
         f"ostinato report {folder}": "this table again; give several runs to compare them",
         f"ostinato run {source} --seed {seed + 1}": "another seed, for the spread",
-        f"ostinato run {source} --set 'plugins=[take_last_data, worst_case]' --out runs/other": "other methods: "
-        "ostinato plugins lists them",
+        f"ostinato run {source} {other}": "other methods; ostinato plugins lists them",
     }
     lines: list[RenderableType] = []
     for command, meaning in commands.items():
