@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 ORDER = (
-    *("index", "quickstart", "concepts", "tutorial"),
-    *("hooks", "plugins", "performance", "reference"),
+    *("index", "quickstart", "concepts", "run-files", "run-directory"),
+    *("tutorial", "publish", "hooks", "plugins"),
+    *("methods-and-contract", "wolf-scale", "performance", "reference"),
 )
+TITLES = {"hooks": "Hooks", "plugins": "Methods"}
 
 
 def on_config(config: Any) -> None:
@@ -18,7 +20,7 @@ def entries(folder: Path, root: Path) -> list[str | dict[str, Any]]:
     """Pages by path, folders that hold pages as a section each."""
     found = (p for p in folder.iterdir() if p.suffix == ".md" or any(p.rglob("*.md")))
     return [
-        {path.name.replace("_", " ").capitalize(): entries(path, root)}
+        {TITLES.get(path.name, path.name.capitalize()): entries(path, root)}
         if path.is_dir()
         else path.relative_to(root).as_posix()
         for path in sorted(found, key=rank)

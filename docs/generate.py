@@ -1,0 +1,259 @@
+"""Fill in the generated parts of the documentation from the code that they describe.
+
+``python docs/generate.py`` rewrites what stands between ``<!-- generated: NAME ARGUMENT -->`` and
+``<!-- /generated -->`` in every page; a test fails while a page and the code disagree.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+import ostinato
+from ostinato import hookspecs
+from ostinato.config import RunConfig
+from ostinato.hookspecs import KINDS
+from ostinato.plugins import activate_one, default_owners, discover, hooks_of, summary_of
+
+DOCS = Path(__file__).parent
+BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n)(.*?)(<!-- /generated -->)", re.DOTALL)
+BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+NAMES = {str: "text", int: "integer", float: "number", bool: "true or false", type(None): "null"}
+PACKAGE = "ostinato"
+
+
+def main() -> None:
+    """Rewrite every page in place."""
+    for page in sorted(DOCS.rglob("*.md")):
+        old = page.read_text(encoding="utf-8")
+        new = filled(old)
+        if new != old:
+            page.write_text(new, encoding="utf-8")
+            print(f"{page.relative_to(DOCS.parent)} rewritten")
+
+
+def filled(text: str) -> str:
+    """A page with its generated parts made anew."""
+
+    def block(found: re.Match[str]) -> str:
+        name, *arguments = found[2].split()
+        return f"{found[1]}\n{MAKERS[name](*arguments).strip()}\n\n{found[4]}"
+
+    return BLOCK.sub(block, text)
+
+
+def built_ins() -> list[str]:
+    """The names of the plugins that come with the package."""
+    found = discover()
+    return [n for n, claims in found.items() if any(c.distribution == PACKAGE for c in claims)]
+
+
+def plugin_class(name: str) -> type[Any]:
+    """A built-in plugin's class."""
+    return next(c for c in discover()[name] if c.distribution == PACKAGE).load()
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", r"\|") for cell in r) + " |" for r in lines
+    )
+
+
+# Settings
+
+
+def settings(plugin: str) -> str:
+    """The settings of one plugin, from its Config."""
+    schema = getattr(plugin_class(plugin), "Config", None)
+    return setting_table(schema) if schema is not None else "This plugin has no settings."
+
+
+def run_file() -> str:
+    """Every key of a run file, section by section."""
+    sections = [(name, section_of(f)) for name, f in RunConfig.model_fields.items()]
+    parts = ["### Top level", setting_table(RunConfig)]
+    for name, schema in sections:
+        if schema is not None:
+            parts += [f"### {name}", inspect.cleandoc(schema.__doc__ or ""), setting_table(schema)]
+    return "\n\n".join(parts)
+
+
+def setting_table(schema: type[BaseModel]) -> str:
+    """key, type, default and description of each setting; nested sections as dotted keys."""
+    return table(["key", "type", "default", "description"], list(setting_rows(schema)))
+
+
+def setting_rows(schema: type[BaseModel], prefix: str = "") -> Iterator[list[str]]:
+    """One row a setting."""
+    for name, field in schema.model_fields.items():
+        inner = section_of(field)
+        if inner is None:
+            kind, default = type_text(field), default_text(field)
+            yield [f"`{prefix}{name}`", kind, default, field.description or ""]
+        elif schema is RunConfig:
+            yield [f"`{name}`", "section", section_default(field), f"see [{name}](#{name})"]
+        else:
+            yield from setting_rows(inner, f"{prefix}{name}.")
+
+
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The model of a field that is a section of its own."""
+    choices = [field.annotation, *typing.get_args(field.annotation)]
+    return next((c for c in choices if inspect.isclass(c) and issubclass(c, BaseModel)), None)
+
+
+def section_default(field: FieldInfo) -> str:
+    """What a section is when the run file leaves it out."""
+    return "`null`" if field.get_default(call_default_factory=False) is None else "its defaults"
+
+
+def type_text(field: FieldInfo) -> str:
+    """The type in words, with the bounds."""
+    bounds = [
+        f"{sign} {getattr(rule, key):g}"
+        for rule in field.metadata
+        for key, sign in BOUNDS.items()
+        if getattr(rule, key, None) is not None
+    ]
+    return ", ".join([words(field.annotation), *bounds])
+
+
+def words(kind: Any) -> str:
+    """A type annotation in words."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind in NAMES:
+        return NAMES[kind]
+    if origin is typing.Literal:
+        return " or ".join(f"`{a}`" for a in arguments)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(words(a) for a in arguments)
+    if origin is list:
+        return f"list of {words(arguments[0])}"
+    if origin is tuple:
+        return f"list of {len(arguments)} {words(arguments[0])}s"
+    return "mapping" if origin is dict or kind is dict else "any"
+
+
+def default_text(field: FieldInfo) -> str:
+    """The default as YAML would have it."""
+    value = field.get_default(call_default_factory=True)
+    if value is PydanticUndefined:
+        return "required"
+    if value is None or isinstance(value, bool):
+        return f"`{ {None: 'null', True: 'true', False: 'false'}[value] }`"
+    return f"`{list(value)}`" if isinstance(value, tuple | list) else f"`{value}`"
+
+
+# Hooks and plugins
+
+
+def hook(name: str) -> str:
+    """The facts of one hook: kind, default, signature, who answers it."""
+    spec = getattr(hookspecs, name)
+    parameters = ", ".join(inspect.signature(spec).parameters)
+    default = {entry: owner for entry, owner in default_owners().items()}.get(name)
+    users = [p for p in built_ins() if name in hooks_of(plugin_class(p))]
+    links = ", ".join(f"[{p}](../plugins/{p}.md)" for p in users) or "none"
+    rows = [
+        ["kind", f"[{KINDS[name]}](index.md#the-four-kinds)"],
+        ["signature", f"`{name}({parameters})`"],
+        ["default owner", f"[{default}](../plugins/{default}.md)" if default else "none"],
+        ["built-ins that answer it", links],
+    ]
+    return table(["", ""], rows)
+
+
+def hooks() -> str:
+    """One row a hook, in the order of the contract."""
+    rows = [
+        [f"[`{name}`]({name}.md)", kind, first_sentence(getattr(hookspecs, name).__doc__)]
+        for name, kind in KINDS.items()
+    ]
+    return table(["hook", "kind", "what it is for"], rows)
+
+
+def first_sentence(doc: str) -> str:
+    """A hook's first sentence, without its kind."""
+    whole = " ".join(inspect.cleandoc(doc).split("\n\n")[0].split())
+    sentence = re.split(r"(?<=[.:]) (?=[A-Z])", whole.partition(": ")[2])[0]
+    return (sentence[:1].upper() + sentence[1:]).replace("``", "`")
+
+
+def plugin(name: str) -> str:
+    """The facts of one plugin: what it does, hooks, needs, columns, source."""
+    made = plugin_class(name)
+    active = activate_one(name, {}, "docs").instance
+    rows = [
+        ["hooks", ", ".join(f"[`{h}`](../hooks/{h}.md)" for h in hooks_of(made))],
+        ["paper", getattr(made, "paper", "")],
+        ["needs", ", ".join(f"`{k}: {v}`" for k, v in getattr(active, "needs", {}).items())],
+        ["provides", ", ".join(f"`{c}`" for c in getattr(active, "provides", ()))],
+        ["consumes", ", ".join(f"`{c}`" for c in getattr(active, "consumes", ()))],
+        ["source", f"`plugins/{made.__module__.replace('.', '/')}.py`"],
+    ]
+    return f"{summary_of(made)}\n\n" + table(["", ""], [row for row in rows if row[1]])
+
+
+def plugins() -> str:
+    """One row a built-in."""
+    rows = [
+        [
+            f"[`{name}`]({name}.md)",
+            ", ".join(f"[`{h}`](../hooks/{h}.md)" for h in hooks_of(plugin_class(name))),
+            summary_of(plugin_class(name)),
+        ]
+        for name in built_ins()
+    ]
+    return table(["plugin", "hooks", "what it does"], rows)
+
+
+def reference() -> str:
+    """One row a public name."""
+    rows = []
+    for name in sorted(ostinato.__all__, key=str.lower):
+        made = getattr(ostinato, name)
+        if name == "hookimpl":
+            summary = "Marks a method of a plugin class as the implementation of the hook it names."
+        else:
+            summary = inspect.cleandoc(made.__doc__ or "").split("\n\n")[0]
+        rows.append([f"`{name}`", kind_of(made), " ".join(summary.split()).replace("``", "`")])
+    return table(["name", "what it is", "what it is for"], rows)
+
+
+def kind_of(made: Any) -> str:
+    """class, error or function."""
+    if inspect.isclass(made):
+        return "exception" if issubclass(made, Exception) else "class"
+    return "function" if inspect.isfunction(made) else "decorator"
+
+
+def source(path: str, kind: str) -> str:
+    """A file of the repository, whole."""
+    text = (DOCS.parent / path).read_text(encoding="utf-8").strip()
+    return f"```{kind}\n{text}\n```"
+
+
+MAKERS: dict[str, Callable[..., str]] = {
+    "hook": hook,
+    "hooks": hooks,
+    "plugin": plugin,
+    "plugins": plugins,
+    "reference": reference,
+    "run-file": run_file,
+    "settings": settings,
+    "source": source,
+}
+
+if __name__ == "__main__":
+    main()
