@@ -38,7 +38,8 @@ class Draws:
     @contextmanager
     def forked(self, purpose: str, step: int = 0) -> Iterator[None]:
         """Seed the global generators (dropout has no other) inside the block only."""
-        devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-        with torch.random.fork_rng(devices=devices):
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        devices = range(torch.accelerator.device_count()) if found else ()
+        with torch.random.fork_rng(devices=devices, device_type=found.type if found else None):
             torch.manual_seed(seed_for(self.seed, purpose, self.iteration, step, self.rank))
             yield
