@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,7 +30,9 @@ class Evaluation:
 
     ``proxy`` and ``latest`` (B,) calibrated scores of R_k and of the newest reward model alone;
     ``gold`` (B,) in units of its std over SFT responses, None without a gold model; ``kl`` (B,)
-    exact KL to the SFT policy, nats per response.
+    exact KL to the SFT policy, nats per response. ``sft_samples`` answer the same prompts in the
+    same order, ``sft_gold`` (B,) is their gold. ``draw(purpose)`` samples the policy once more on
+    these prompts; ``gold_of(samples)`` scores any samples in the units of ``gold``.
     """
 
     policy: Policy
@@ -39,6 +42,10 @@ class Evaluation:
     latest: torch.Tensor
     gold: torch.Tensor | None
     kl: torch.Tensor
+    sft_samples: Samples
+    sft_gold: torch.Tensor | None
+    draw: Callable[[str], Samples]
+    gold_of: Callable[[Samples], torch.Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -46,10 +53,12 @@ class Context:
     """The run as a hook sees it.
 
     ``iteration`` counts from 1, ``step`` in rollouts or optimiser steps of the current stage.
-    ``sft`` is the SFT policy, ``gold`` the gold model or None, ``device`` where models live.
-    In ``refine_data`` there are also ``fit(data, purpose, epochs=...)`` -> RewardModel, trained
-    from R_init on the preference loss alone, and ``cached(name, make)`` -> Dataset, made once an
-    iteration.
+    ``member`` is the reward model in training, ``update`` the policy's optimiser update,
+    ``micro_batch`` the part of it, each 0 elsewhere; all five seed :meth:`generator`.
+    ``sft`` is the SFT policy, ``gold`` the gold model or None, ``device`` where models live,
+    ``directory`` the run's folder. In ``refine_data`` there are also
+    ``fit(data, purpose, epochs=...)`` -> RewardModel, trained from R_init on the preference loss
+    alone, and ``cached(name, make)`` -> Dataset, made once an iteration.
     """
 
     config: RunConfig
@@ -59,6 +68,10 @@ class Context:
     gold: Scorer | None = None
     iteration: int = 0
     step: int = 0
+    member: int = 0
+    update: int = 0
+    micro_batch: int = 0
+    directory: Path = Path()
     fit: Callable[..., Any] = _absent
     cached: Callable[[str, Callable[[], Dataset]], Dataset] = _absent
     evaluation: Evaluation | None = None
@@ -69,8 +82,13 @@ class Context:
         return replace(self, **changes)
 
     def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-        """A fresh generator for this purpose at this iteration and step."""
-        return self.draws.generator(purpose, self.step, device)
+        """A fresh generator for this purpose at this place of the run."""
+        return self.draws.generator(self.purpose(purpose), self.step, device)
+
+    def purpose(self, purpose: str) -> str:
+        """The purpose with member, update and micro-batch, where they are not the first."""
+        place = {"member": self.member, "update": self.update, "micro-batch": self.micro_batch}
+        return "/".join([purpose, *(f"{name} {n}" for name, n in place.items() if n)])
 
     def log(self, **values: float) -> None:
         """Add numbers to the next row of metrics.jsonl."""

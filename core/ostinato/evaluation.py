@@ -91,7 +91,7 @@ class Evaluator:
         config: RunConfig = ctx.config
         generator = ctx.generator("evaluation", policy.lm.device)
         with self.backend.autocast():
-            samples = sample(policy, self.prompts.tokens, config.generation, generator)
+            samples = self._draw(policy, generator)
             proxy = self.reward.score_samples(samples).score.float().cpu()
             latest = (
                 proxy
@@ -132,11 +132,32 @@ class Evaluator:
             }
             for i in range(min(config.evaluation.samples, len(samples)))
         ]
-        found = Evaluation(policy, self.reward, samples, proxy, latest, gold, kl)
+        found = Evaluation(
+            policy,
+            self.reward,
+            samples,
+            proxy,
+            latest,
+            gold,
+            kl,
+            self.baseline.samples,
+            self._gold_of(self.baseline.samples),
+            lambda purpose: self._draw(policy, ctx.generator(purpose, policy.lm.device)),
+            self._gold_of,
+        )
         for name, answer in self.plugins.each("evaluate", ctx=ctx.at(evaluation=found)):
             self.plugins.acted(name, "evaluate", len(answer))
             row |= {f"{name}/{key}": float(value) for key, value in answer.items()}
         return row
+
+    def _draw(self, policy: Policy, generator: torch.Generator) -> Samples:
+        with self.backend.autocast():
+            return sample(policy, self.prompts.tokens, self.ctx.config.generation, generator)
+
+    def _gold_of(self, samples: Samples) -> Tensor | None:
+        known = samples is self.baseline.samples
+        raw = self.baseline.gold if known else _gold(samples, self.ctx)
+        return None if raw is None else standardise(raw, *self.baseline.gold_scale)
 
     def _against_gold(
         self, proxy: Tensor, latest: Tensor, raw_gold: Tensor, gold: Tensor

@@ -75,11 +75,15 @@ def combine_data(datasets: Sequence[Dataset], ctx: Context) -> Dataset:
 
 
 @hookspec
-def combine_rm(reward_models: Sequence[Reward], ctx: Context) -> Reward:  # type: ignore[empty-body]
+def combine_rm(  # type: ignore[empty-body]
+    reward_models: Sequence[Reward], datasets: Sequence[Dataset], ctx: Context
+) -> Reward:
     """One: form the reward R_k that the policy is optimised on, from R~_1..R~_k (Wolf 2.2).
 
     Each has ``members`` and scores on its calibrated scale. Answer one of them, a lazy
-    ``ostinato.combine(models, reduce)``, or a new ``RewardModel``.
+    ``ostinato.combine(models, reduce)``, or a new ``RewardModel``; the core calibrates a new one
+    on D_k unless its ``calibration`` is set. ``datasets`` are D~_1..D~_k: the responses of the
+    first, the SFT policy's, are the same in every iteration.
     """
 
 
@@ -125,8 +129,9 @@ def meta_update(  # type: ignore[empty-body]
 def label(comparisons: Dataset, ctx: Context) -> Sequence[float]:  # type: ignore[empty-body]
     """One: P(first response preferred) in [0, 1], one a comparison.
 
-    Rows hold ``prompt, first, second`` (text), ``first_finished, second_finished`` and, where the
-    run has a gold model, ``first_gold, second_gold``. Raise ``ostinato.Pause`` to wait for people.
+    Called once an iteration, with the held-out comparisons last. Rows hold ``prompt, prompt_id,
+    group``, and for ``first`` and ``second`` the text, ``_finished``, ``_index`` and ``_gold``,
+    which is null without a gold model. Raise ``ostinato.Pause`` to wait for people.
     """
 
 
@@ -149,7 +154,9 @@ def preference_loss(batch: PreferenceBatch, outputs: RMOutputs, ctx: Context) ->
 def train_rm(fit: Callable[..., Any], initial: Any, data: Dataset, ctx: Context) -> Any:
     """One: train R~_k from R_init. Default: ``fit(initial, data)`` once.
 
-    ``fit(model, data, *, epochs, lr, stop_loss, train, purpose)`` answers a trained copy.
+    ``fit(model, data, *, epochs, lr, stop_loss, train, purpose)`` answers a trained copy. Columns
+    that the plugin adds to ``data`` come back in ``PreferenceBatch.extra``. Called once a member,
+    ``ctx.member``.
     """
 
 
@@ -159,7 +166,9 @@ def train_policy(
 ) -> Any:
     """One: optimise pi_k from pi_k_init on R_k. Default: ``optimise(initial, reward_model)`` once.
 
-    ``optimise(initial, reward_model, *, reference, on_update, name)`` answers a trained policy.
+    ``optimise(initial, reward_model, *, reference, on_update, name, evaluate)`` answers a trained
+    policy; give each of several runs a ``name`` of its own. ``optimise.evaluate(policy, step)``
+    writes an ``eval`` row, for a policy that was merged: an iteration needs at least one.
     """
 
 

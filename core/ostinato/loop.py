@@ -75,7 +75,7 @@ def iterate(s: Session) -> None:
         latest = s.stage(
             "reward_model",
             make=lambda: stages.train_reward_model(s, data, pairs),
-            save=Reward.save,
+            save=lambda made, folder: made.save(folder),
             load=load_reward,
         ).to(s.backend.device)
         reward_models.append(latest)
@@ -83,9 +83,9 @@ def iterate(s: Session) -> None:
         # R_k = CombineRM([R~_1 .. R~_k])   [combine_rm]
         reward = s.stage(
             "combined",
-            make=lambda: stages.combined_reward(s, reward_models, data),
+            make=lambda: stages.combined_reward(s, reward_models, preferences, data),
             save=lambda made, folder: stages.save_combined(s, reward_models, made, folder),
-            load=lambda folder: stages.load_combined(s, reward_models, folder),
+            load=lambda folder: stages.load_combined(s, reward_models, preferences, data, folder),
         )
 
         # pi_k_init = InitPolicy([pi_0 .. pi_{k-1}])   [init_policy]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,8 +55,9 @@ class PolicyTrainer:
         """A policy optimised on ``reward_model`` from a copy of ``initial``.
 
         ``reference`` anchors the KL, ``initial`` by default. ``on_update(policy, reference)`` runs
-        after every optimiser update and may change the reference in place, which must then be a
-        copy of its own. ``name`` tells several runs of one iteration apart.
+        after every optimiser update and may change the reference in place; it is a copy of
+        ``initial`` then, unless one is given. ``name`` tells several runs of one iteration apart.
+        Raises NonFiniteError, which names iteration, step and plugin.
         """
         settings = self.ctx.config.rl
         assert settings.rollouts is not None
@@ -64,7 +66,8 @@ class PolicyTrainer:
         policy = initial.copy().to(self.backend.device)
         if algorithm.uses_values:
             policy.with_value(self.ctx.config.policy.value)
-        anchor = initial if reference is None else reference
+        own = initial if on_update is None else initial.copy()  # what is given is never changed
+        anchor = own if reference is None else reference
         optimiser = torch.optim.Adam(
             policy.parameters(), lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True
         )
@@ -72,14 +75,18 @@ class PolicyTrainer:
         if first == 0 and evaluate:
             self.evaluate(policy, 0)
         updates = settings.epochs * settings.rollout_size // settings.minibatch
+        self.updates = first * updates
         for step in range(first, settings.rollouts):
             started = time.perf_counter()
             ctx = self.ctx.at(step=step)
-            rollout, row = self._rollout(policy, anchor, reward_model, algorithm, ctx, kl, name)
-            kl = row["kl"]
-            sampled = time.perf_counter()
-            update = _Update(self, policy, anchor, algorithm, optimiser, ctx, on_update, name)
-            row |= update(rollout, step * updates, settings.rollouts * updates)
+            with located(ctx):
+                rollout, whole, row = self._rollout(
+                    policy, anchor, reward_model, algorithm, ctx, kl, name
+                )
+                kl = row["kl"]
+                sampled = time.perf_counter()
+                update = _Update(self, policy, anchor, algorithm, optimiser, ctx, on_update, name)
+                row |= update(rollout, whole, step * updates, settings.rollouts * updates)
             self.updates = row["updates"]
             self.log(
                 "policy",
@@ -164,8 +171,12 @@ class PolicyTrainer:
         ctx: Context,
         kl: float | None,
         name: str,
-    ) -> tuple[Rollout, dict[str, Any]]:
-        """Sample, score, and turn scores into per-token rewards and advantages."""
+    ) -> tuple[Rollout, PolicyOutputs | None, dict[str, Any]]:
+        """Sample, score, and turn scores into per-token rewards and advantages.
+
+        Where one micro-batch is the whole rollout, the pass that gives the old log-probabilities
+        is the first update's own: its outputs come back with their graph.
+        """
         settings, k = ctx.config.rl, algorithm.responses_per_prompt
         prompts = self._prompts(ctx.step, settings.rollout_size // k, name)
         generator = ctx.generator(f"rollout {name}", policy.lm.device)
@@ -174,8 +185,11 @@ class PolicyTrainer:
                 policy, [p for p in prompts for _ in range(k)], ctx.config.generation, generator
             )
             scores = reward_model.score_samples(samples)
-            logprobs, values = self._in_parts(policy.evaluate, samples)
             (ref_logprobs,) = self._in_parts(lambda s: (anchor.logprobs(s),), samples)
+        one = len(samples) <= settings.minibatch // settings.accumulate
+        with torch.set_grad_enabled(one), self.backend.autocast():
+            outputs = PolicyOutputs(*self._in_parts(policy.evaluate, samples), policy)
+        logprobs, values = outputs.logprobs.detach(), outputs.values.detach()
         device = logprobs.device
         group = torch.arange(len(prompts), device=device).repeat_interleave(k)
         score = scores.score.float()
@@ -198,6 +212,8 @@ class PolicyTrainer:
         coefficient = self.plugins.one(
             "kl_coefficient", kl=kl, step=ctx.step, ctx=ctx, measure=float
         )
+        controller = self.plugins.owners["kl_coefficient"]
+        check_finite(torch.tensor(coefficient), f"plugin '{controller}': the KL coefficient")
         per_sample = coefficient * rewards.kl_scale
         k1 = (logprobs - ref_logprobs) * samples.mask
         tokens = token_rewards(final, k1, per_sample, samples.mask, algorithm.kl_in_reward)
@@ -217,7 +233,7 @@ class PolicyTrainer:
         )
         advantages, returns = algorithm.advantages(rollout)
         owner = self.plugins.owners["policy_algorithm"]
-        self._finite(advantages, f"plugin '{owner}': an advantage", ctx)
+        check_finite(advantages, f"plugin '{owner}': an advantage")
         real = samples.mask
         self.plugins.acted(owner, "policy_algorithm", float(advantages[real].abs().mean()))
         row = {
@@ -230,7 +246,8 @@ class PolicyTrainer:
             "length": float(samples.lengths.float().mean()),
             "finished": float(samples.finished.float().mean()),
         }
-        return replace(rollout, advantages=advantages, returns=returns), row
+        rollout = replace(rollout, advantages=advantages, returns=returns)
+        return rollout, outputs if one else None, row
 
     def _in_parts(
         self, function: Callable[[Samples], tuple[Tensor, ...]], samples: Samples
@@ -249,7 +266,8 @@ class PolicyTrainer:
         )
 
     def _transformed(self, rewards: RewardBatch, ctx: Context) -> RewardBatch:
-        self._finite(rewards.score, "a reward", ctx)
+        owner = self.plugins.owners["combine_rm"]
+        check_finite(rewards.score, f"plugin '{owner}': a reward")
 
         def check(name: str, before: RewardBatch, after: RewardBatch) -> float:
             if not isinstance(after, RewardBatch):
@@ -265,7 +283,7 @@ class PolicyTrainer:
                         f"plugin '{name}': hook 'reward_transform' made {field} of shape "
                         f"{tuple(new.shape)}, expected {tuple(old.shape)}"
                     )
-                self._finite(new, f"plugin '{name}': {field}", ctx)
+                check_finite(new, f"plugin '{name}': {field}")
                 change += float((new - old).abs().mean())
             return change
 
@@ -273,13 +291,6 @@ class PolicyTrainer:
             "reward_transform", "rewards", rewards, check, ctx=ctx
         )
         return made
-
-    @staticmethod
-    def _finite(values: Tensor, what: str, ctx: Context) -> None:
-        if not bool(values.isfinite().all()):
-            raise NonFiniteError(
-                f"{what} is not finite at iteration {ctx.iteration}, step {ctx.step + 1}"
-            )
 
 
 @dataclass
@@ -295,8 +306,13 @@ class _Update:
     on_update: Callable[[Policy, Policy], None] | None
     name: str
 
-    def __call__(self, rollout: Rollout, done: int, total: int) -> dict[str, Any]:
-        """Epochs of minibatches; answers the means of what each update logged."""
+    def __call__(
+        self, rollout: Rollout, whole: PolicyOutputs | None, done: int, total: int
+    ) -> dict[str, Any]:
+        """Epochs of minibatches; answers the means of what each update logged.
+
+        ``whole``: outputs for the whole rollout with their graph, which serve the first update.
+        """
         settings = self.ctx.config.rl
         rows: list[dict[str, float]] = []
         device = rollout.mask.device
@@ -305,8 +321,8 @@ class _Update:
             order = torch.randperm(len(rollout.mask), generator=generator).to(device)
             for minibatch in order.split(settings.minibatch):
                 lr = learning_rate(settings, done, total)
-                rows.append(self._minibatch(rollout, minibatch, lr))
-                done += 1
+                rows.append(self._minibatch(rollout, minibatch, whole, done, lr))
+                done, whole = done + 1, None
                 if self.on_update is not None:
                     with torch.no_grad():
                         self.on_update(self.policy, self.anchor)
@@ -314,41 +330,84 @@ class _Update:
         terms = {key: means.pop(key) for key in list(means) if key not in {"grad_norm", "lr"}}
         return {"updates": done, **means, "terms": terms}
 
-    def _minibatch(self, rollout: Rollout, rows: Tensor, lr: float) -> dict[str, float]:
+    def _minibatch(
+        self,
+        rollout: Rollout,
+        rows: Tensor,
+        whole: PolicyOutputs | None,
+        done: int,
+        lr: float,
+    ) -> dict[str, float]:
         """One optimiser update; micro-batches are weighted so that accumulation changes nothing."""
-        settings, ctx, plugins = self.ctx.config.rl, self.ctx, self.trainer.plugins
-        by_tokens = self.algorithm.mean_over == "tokens"
-        tokens = rollout.mask[rows].sum()
         self.optimiser.zero_grad(set_to_none=True)
+        tokens = rollout.mask[rows].sum()
         logged: dict[str, Tensor] = {}
-        owner = plugins.owners["policy_algorithm"]
+        for place, (part, outputs) in enumerate(self._passes(rollout, rows, whole)):
+            found = self._terms(part, outputs, self.ctx.at(update=done, micro_batch=place))
+            by_tokens = self.algorithm.mean_over == "tokens"
+            share = part.mask.sum() / tokens if by_tokens else len(part.mask) / len(rows)
+            terms = [term for key, term in found.items() if not key.startswith("log/")]
+            (share * torch.stack(terms).sum()).backward()
+            for key, term in found.items():
+                logged[key] = logged.get(key, torch.zeros_like(term)) + (share * term).detach()
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        max_norm = self.ctx.config.rl.max_grad_norm
+        logged["grad_norm"] = nn.utils.clip_grad_norm_(self.policy.parameters(), max_norm)
+        row = dict(zip(logged, torch.stack(list(logged.values())).tolist(), strict=True))
+        self._check(row)
+        self.optimiser.step()
+        return row | {"lr": lr}
+
+    def _passes(
+        self, rollout: Rollout, rows: Tensor, whole: PolicyOutputs | None
+    ) -> Iterator[tuple[Rollout, PolicyOutputs]]:
+        """Micro-batches, each with the policy's outputs for it."""
+        if whole is not None:
+            yield rollout, whole
+            return
+        settings = self.ctx.config.rl
         for micro in rows.split(settings.minibatch // settings.accumulate):
             part = rollout.rows(micro)
             with self.trainer.backend.autocast():
-                logprobs, values = self.policy.evaluate(part.samples)
-            outputs = PolicyOutputs(logprobs, values, self.policy)
-            found = self.algorithm.loss(part, outputs)
-            terms = {k: v for k, v in found.items() if not k.startswith("log/")}
-            for plugin, extra in plugins.each("policy_loss", batch=part, outputs=outputs, ctx=ctx):
-                terms |= {f"{plugin}/{term}": value for term, value in extra.items()}
-                plugins.acted(plugin, "policy_loss", float(sum(extra.values()).detach()))
-            share = part.mask.sum() / tokens if by_tokens else len(micro) / len(rows)
-            loss = share * torch.stack(list(terms.values())).sum()
-            loss.backward()
-            for key, term in {**found, **terms}.items():
-                logged[key] = logged.get(key, torch.zeros(())) + (share * term).detach().cpu()
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
-        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), settings.max_grad_norm)
-        row = {key: float(value) for key, value in logged.items()} | {"grad_norm": float(norm)}
+                outputs = PolicyOutputs(*self.policy.evaluate(part.samples), self.policy)
+            yield part, outputs
+
+    def _terms(self, part: Rollout, outputs: PolicyOutputs, ctx: Context) -> dict[str, Tensor]:
+        """The algorithm's terms, then those of every plugin with ``policy_loss``."""
+        plugins = self.trainer.plugins
+        terms = self.algorithm.loss(part, outputs)
+        for name, extra in plugins.each("policy_loss", batch=part, outputs=outputs, ctx=ctx):
+            terms |= {f"{name}/{term}": value for term, value in extra.items()}
+            plugins.acted(name, "policy_loss", float(sum(extra.values())))
+        return terms
+
+    def _check(self, row: Mapping[str, float]) -> None:
+        """Every number finite, or the run stops before the optimiser's step."""
         for key, value in row.items():
             if not math.isfinite(value):
-                raise NonFiniteError(
-                    f"policy: {key} of plugin '{owner}' is not finite at iteration "
-                    f"{ctx.iteration}, step {ctx.step + 1}"
-                )
-        self.optimiser.step()
-        return row | {"lr": lr}
+                plugin, _, term = key.rpartition("/")
+                owner = self.trainer.plugins.owners["policy_algorithm"]
+                name = owner if plugin in {"", "log"} else plugin
+                what = "gradient" if key == "grad_norm" else f"loss term '{term}'"
+                raise NonFiniteError(f"plugin '{name}': the {what} is not finite")
+
+
+@contextmanager
+def located(ctx: Context) -> Iterator[None]:
+    """Add iteration and step to a NonFiniteError."""
+    try:
+        yield
+    except NonFiniteError as error:
+        raise NonFiniteError(
+            f"{error} at iteration {ctx.iteration}, step {ctx.step + 1}"
+        ) from error
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Raise NonFiniteError where ``what`` is not finite."""
+    if not bool(values.isfinite().all()):
+        raise NonFiniteError(f"{what} is not finite")
 
 
 def finish_penalty(score: Tensor, finished: Tensor, settings: RLSection) -> Tensor:

@@ -168,8 +168,10 @@ class RewardModel(nn.Module, Reward):
             save_file(self.plugin_modules.state_dict(), folder / "plugin_modules.safetensors")
 
     def copy(self) -> RewardModel:
-        """An independent copy."""
-        return copy.deepcopy(self)
+        """An independent copy, not calibrated: what is done with it will change its scores."""
+        made = copy.deepcopy(self, {id(self.tokenizer): self.tokenizer})
+        made.calibration = Calibration()
+        return made
 
     def with_head(
         self, draws: Draws, outputs: int = 1, reader: str = "mean", purpose: str = "reward head"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +14,9 @@ from torch import Tensor, nn
 from ostinato.backend import Backend
 from ostinato.batches import PreferenceBatch
 from ostinato.context import Context
+from ostinato.draws import Draws
 from ostinato.errors import NonFiniteError, UserError
+from ostinato.measures import pairwise_accuracy
 from ostinato.models import vocabulary_key
 from ostinato.plugins import Plugins
 from ostinato.reward_model import Calibration, RewardModel, reader_named
@@ -85,6 +86,7 @@ class Comparisons:
         def numbers(column: str, rows: Sequence[int], kind: torch.dtype) -> Tensor:
             return torch.tensor([self.columns[column][i] for i in rows], dtype=kind, device=device)
 
+        label = numbers("label", comparisons, torch.float32)
         return PreferenceBatch(
             prompt=[self.columns["prompt"][i] for i in first],
             response=[self.columns[side][i] for i, side in responses],
@@ -92,21 +94,21 @@ class Comparisons:
             mask=mask,
             response_mask=response_mask,
             group=group_of,
-            rank=ranks(index, group_of),
+            rank=ranks(index, label, group_of),
             prompt_id=numbers("prompt_id", first, torch.long),
             iteration=numbers("iteration", first, torch.long),
             pairs=index,
-            label=numbers("label", comparisons, torch.float32),
+            label=label,
             margin=numbers("margin", comparisons, torch.float32),
             weight=numbers("weight", comparisons, torch.float32),
             extra={c: [self.columns[c][i] for i in comparisons] for c in self.extra},
         )
 
 
-def ranks(pairs: Tensor, group: Tensor) -> Tensor:
-    """Rank (N,) within the group by comparisons won, 0 the best; ties keep the rows' order."""
+def ranks(pairs: Tensor, label: Tensor, group: Tensor) -> Tensor:
+    """Rank (N,) within the group by expected wins, 0 the best; ties keep the rows' order."""
     wins = torch.zeros(len(group), device=group.device)
-    wins.index_add_(0, pairs[:, 0], torch.ones(len(pairs), device=group.device))
+    wins.index_add_(0, pairs[:, 0], label).index_add_(0, pairs[:, 1], 1 - label)
     same = group[:, None] == group[None, :]
     place = torch.arange(len(group), device=group.device)
     ahead = (wins[None, :] > wins[:, None]) | (
@@ -120,13 +122,13 @@ def set_dropout(body: nn.Module, p: float) -> None:
     for module in body.modules():
         if isinstance(module, nn.Dropout):
             module.p = p
-        if isinstance(getattr(module, "attention_dropout", None), float):
+        if isinstance(getattr(module, "attention_dropout", None), int | float):
             module.attention_dropout = p  # type: ignore[assignment]
 
 
 @dataclass
 class RewardTrainer:
-    """``fit`` of one member in one iteration, as ``train_rm`` hooks and the loop call it.
+    """``fit`` of ``ctx.member`` in one iteration, as ``train_rm`` hooks and the loop call it.
 
     ``plain``: the preference loss alone, without auxiliary terms, dropout or displacement.
     """
@@ -136,7 +138,6 @@ class RewardTrainer:
     backend: Backend
     log: Log
     policy_tokenizer: Any
-    member: int = 0
     meta: Dataset | None = None
     plain: bool = False
     updates: int = 0
@@ -154,10 +155,12 @@ class RewardTrainer:
     ) -> RewardModel:
         """A trained copy of ``initial``.
 
-        ``epochs`` and ``lr`` override the run file's; training ends early once the running mean of
-        the loss is below ``stop_loss``; ``train="head"`` freezes the body. The order of the data is
-        drawn for (purpose, member), the same in every iteration.
+        ``epochs`` and ``lr`` override the run file's; training ends early once the preference loss,
+        a running mean over ten updates, is below ``stop_loss``; ``train="head"`` freezes the body.
+        The order of the data is drawn for (purpose, member), the same in every iteration.
         """
+        if train not in {"all", "head"}:
+            raise ValueError(f"train should be 'all' or 'head', got {train!r}")
         settings = self.ctx.config.reward_model
         model = initial.copy().to(self.backend.device)
         self._add_modules(model)
@@ -188,12 +191,12 @@ class RewardTrainer:
             groups = next(order)
             chunks = [groups[i :: settings.accumulate] for i in range(settings.accumulate)]
             batches = [comparisons.batch(c) for c in chunks if c]
-            row = self._update(model, batches, parameters, optimiser, step)
-            recent = [*recent[-9:], row["loss"]]
+            row = self._update(model, batches, parameters, optimiser, step, purpose)
+            recent = [*recent[-9:], row["terms"][self.plugins.owners["preference_loss"]]]
             self.updates += 1
             self.log(
                 "reward_model",
-                member=self.member,
+                member=self.ctx.member,
                 purpose=purpose,
                 step=step + 1,
                 total=total,
@@ -209,12 +212,17 @@ class RewardTrainer:
             set_dropout(model.model, 0.0)
         return model
 
+    @property
+    def _unmoved(self) -> Draws:
+        """Draws that are the same in every iteration."""
+        return replace(self.ctx.draws, iteration=0)
+
     def _add_modules(self, model: RewardModel) -> None:
         size = model.model.score.in_features
         for active in self.plugins.active:
             make = getattr(active.instance, "modules", None)
             if make is not None and active.name not in model.plugin_modules:
-                with self.ctx.draws.forked(f"modules of {active.name} {self.member}"):
+                with self._unmoved.forked(self.ctx.purpose(f"modules of {active.name}")):
                     model.plugin_modules[active.name] = make(size).to(self.backend.device)
 
     def _total(self, groups: int, per_batch: int, epochs: float | None) -> int:
@@ -223,7 +231,7 @@ class RewardTrainer:
             return settings.updates
         passes = settings.epochs if epochs is None else epochs
         assert passes is not None
-        return max(1, math.ceil(groups / per_batch * passes - 1e-9))
+        return max(1, math.ceil(math.ceil(groups / per_batch) * passes - 1e-9))
 
     def _lr(self, step: int, total: int, peak: float) -> float:
         settings = self.ctx.config.reward_model
@@ -232,10 +240,9 @@ class RewardTrainer:
 
     def _order(self, groups: int, per_batch: int, purpose: str) -> Iterator[list[int]]:
         """Batches of group numbers for ever; a new permutation each epoch."""
-        draws = replace(self.ctx.draws, iteration=0)
         epoch = 0
         while True:
-            generator = draws.generator(f"{purpose} order {self.member}", epoch)
+            generator = self._unmoved.generator(self.ctx.purpose(f"{purpose} order"), epoch)
             shuffled = torch.randperm(groups, generator=generator).tolist()
             for i in range(0, groups, per_batch):
                 yield shuffled[i : i + per_batch]
@@ -248,17 +255,24 @@ class RewardTrainer:
         parameters: Mapping[str, nn.Parameter],
         optimiser: torch.optim.Optimizer,
         step: int,
+        purpose: str,
     ) -> dict[str, Any]:
         """One optimiser step on the micro-batches of one batch."""
         ctx = self.ctx.at(step=step)
         weight = torch.stack([b.weight.sum() for b in batches]).sum().clamp_min(1e-12)
         comparisons = sum(len(b.pairs) for b in batches)
 
-        def whole_loss() -> Tensor:
-            parts = [self._loss(model, b, weight, comparisons, ctx)[0] for b in batches]
-            return torch.stack(parts).sum()
+        def loss_of(place: int) -> tuple[Tensor, dict[str, float], float]:
+            here = ctx.at(micro_batch=place)
+            # the global generator feeds dropout alone; seeded, `loss()` sees the masks of the step
+            with here.draws.forked(here.purpose(f"{purpose} dropout"), step):
+                return self._loss(model, batches[place], weight, comparisons, here)
 
-        displaced = self._displacement(model, parameters, whole_loss, ctx)
+        def whole_loss() -> Tensor:
+            return torch.stack([loss_of(place)[0] for place in range(len(batches))]).sum()
+
+        with ctx.draws.forked(ctx.purpose(f"{purpose} displacement"), step):
+            displaced = self._displacement(model, parameters, whole_loss, ctx)
         held = {name: parameters[name].detach().clone() for name in displaced}
         with torch.no_grad():
             for name, by in displaced.items():
@@ -266,13 +280,8 @@ class RewardTrainer:
         optimiser.zero_grad(set_to_none=True)
         terms: dict[str, float] = {}
         right = 0.0
-        for i, batch in enumerate(batches):
-            with (
-                ctx.draws.forked(f"dropout {self.member} {i}", step)
-                if model.training
-                else (nullcontext())
-            ):
-                loss, parts, correct = self._loss(model, batch, weight, comparisons, ctx)
+        for place in range(len(batches)):
+            loss, parts, correct = loss_of(place)
             loss.backward()
             right += correct
             for name, value in parts.items():
@@ -392,7 +401,7 @@ class RewardTrainer:
         if self.meta is None:
             return None
         count = min(len(self.meta), max(1, self.ctx.config.reward_model.batch // 2))
-        rows = torch.randperm(len(self.meta), generator=ctx.generator(f"meta {self.member}"))
+        rows = torch.randperm(len(self.meta), generator=ctx.generator("meta prompts"))
         found: dict[str, Any] = self.meta[rows[:count].tolist()]
         return found
 
@@ -436,9 +445,17 @@ def calibrated(model: RewardModel, data: Dataset, policy_tokenizer: Any) -> Rewa
     return model
 
 
-def held_out_accuracy(model: RewardModel, data: Dataset, policy_tokenizer: Any) -> float:
-    """Share of held-out comparisons that the model orders as the labels do; ties count half."""
+def held_out_accuracy(model: RewardModel, data: Dataset, policy_tokenizer: Any) -> float | None:
+    """Share of held-out comparisons that the model orders as gold does; its own ties count half.
+
+    Without a gold model the labels stand for it. Comparisons that gold (or a label of .5) ties are
+    left out; None if no other is left.
+    """
     chosen, rejected = (
         raw_scores(model, data, policy_tokenizer, side) for side in ("chosen", "rejected")
     )
-    return float((chosen > rejected).float().mean() + 0.5 * (chosen == rejected).float().mean())
+    truth = data["chosen_gold"][:], data["rejected_gold"][:]
+    if None in truth[0]:
+        truth = data["label"][:], [1 - p for p in data["label"]]
+    share = pairwise_accuracy(chosen, rejected, *truth)
+    return None if math.isnan(share) else share

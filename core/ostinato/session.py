@@ -108,7 +108,14 @@ class Session:
         stop_token(self.sft_policy, config.generation)
         self.sft = PolicyHandle("sft", lambda: self.sft_policy)
         self.prompts: PromptSplits = load_prompts(config.prompts, self.tokenizer)
-        self.ctx = Context(config, self.draws, self.backend.device, self.sft, self.gold)
+        self.ctx = Context(
+            config,
+            self.draws,
+            self.backend.device,
+            self.sft,
+            self.gold,
+            directory=self.directory.path,
+        )
 
     def __enter__(self) -> Session:
         return self

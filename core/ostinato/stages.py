@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from ostinato.batches import PolicyHandle, PolicyHistory
 from ostinato.errors import UserError
@@ -23,7 +23,13 @@ from ostinato.preferences import (
     prompts_for,
     refine_data,
 )
-from ostinato.reward_model import Reward, RewardModel, combine, mean_over_members
+from ostinato.reward_model import (
+    Calibration,
+    Reward,
+    RewardModel,
+    combine,
+    mean_over_members,
+)
 from ostinato.reward_training import RewardTrainer, calibrated, held_out_accuracy
 from ostinato.session import Session
 
@@ -38,10 +44,14 @@ def gather(s: Session, policy: Policy) -> Preferences:
         pairs = collect(policy, train, ctx, "preferences")
         held = collect(policy, held_out, ctx, "held-out preferences") if len(held_out) else None
         meta = collect_meta(policy, train, count, ctx) if count else None
-    labelled = label(pairs, plugins, ctx)
-    made = Preferences(labelled, label(held, plugins, ctx) if held is not None else None, meta)
+    labelled = label(pairs if held is None else concatenate_datasets([pairs, held]), plugins, ctx)
     s.log_actions("preferences")
-    return made
+    if held is None:
+        return Preferences(labelled, None, meta)
+    both = range(len(labelled))
+    return Preferences(
+        labelled.select(both[: len(pairs)]), labelled.select(both[len(pairs) :]), meta
+    )
 
 
 def training_data(s: Session, preferences: Sequence[Preferences]) -> Dataset:
@@ -63,11 +73,12 @@ def train_reward_model(s: Session, data: Dataset, pairs: Preferences) -> Reward:
     """R~_k: ``reward_model.members`` models, each calibrated on its own training responses."""
     members = []
     for m in range(s.config.reward_model.members):
-        fit = RewardTrainer(s.plugins, s.ctx, s.backend, s.log, s.tokenizer, m, pairs.meta)
+        ctx = s.ctx.at(member=m)
+        fit = RewardTrainer(s.plugins, ctx, s.backend, s.log, s.tokenizer, pairs.meta)
         start = s.initial_reward_model.with_head(s.draws, purpose=f"reward head {m}")
         s.tell("stage_started", stage="reward_model", total=0, member=m)
         if "train_rm" in s.plugins.owners:
-            model = s.plugins.one("train_rm", fit=fit, initial=start, data=data, ctx=s.ctx)
+            model = s.plugins.one("train_rm", fit=fit, initial=start, data=data, ctx=ctx)
             s.plugins.acted(s.plugins.owners["train_rm"], "train_rm", fit.updates)
         else:
             model = fit(start, data)
@@ -84,12 +95,23 @@ def train_reward_model(s: Session, data: Dataset, pairs: Preferences) -> Reward:
     return members[0] if len(members) == 1 else combine(members, mean_over_members)
 
 
-def combined_reward(s: Session, models: Sequence[Reward], data: Dataset) -> Reward:
-    """R_k; a reward model made for it is calibrated on D_k."""
+def combined_reward(
+    s: Session, models: Sequence[Reward], preferences: Sequence[Preferences], data: Dataset
+) -> Reward:
+    """R_k; a reward model made for it is calibrated on D_k, unless the plugin has done so."""
+    reward = _combined(s, models, preferences, data)
+    s.log_actions("combined")
+    return reward
+
+
+def _combined(
+    s: Session, models: Sequence[Reward], preferences: Sequence[Preferences], data: Dataset
+) -> Reward:
     owner = s.plugins.owners["combine_rm"]
     answer = s.plugins.one(
         "combine_rm",
         reward_models=list(models),
+        datasets=[p.train for p in preferences],
         ctx=s.ctx,
         measure=lambda reward: len(reward.members) if isinstance(reward, Reward) else 0,
     )
@@ -98,11 +120,10 @@ def combined_reward(s: Session, models: Sequence[Reward], data: Dataset) -> Rewa
             f"plugin '{owner}': hook 'combine_rm' answered a {type(answer).__name__}, expected a "
             "reward model or ostinato.combine(models, reduce)"
         )
-    known = {id(member) for model in models for member in model.members}
+    answer.to(s.backend.device)
     for member in answer.members:
-        if id(member) not in known:
-            calibrated(member.to(s.backend.device), data, s.tokenizer)
-    s.log_actions("combined")
+        if member.calibration == Calibration():
+            calibrated(member, data, s.tokenizer)
     return answer
 
 
@@ -116,11 +137,19 @@ def save_combined(s: Session, models: Sequence[Reward], reward: Reward, folder: 
         reward.save(folder)
 
 
-def load_combined(s: Session, models: Sequence[Reward], folder: Path) -> Reward:
+def load_combined(
+    s: Session,
+    models: Sequence[Reward],
+    preferences: Sequence[Preferences],
+    data: Dataset,
+    folder: Path,
+) -> Reward:
     """R_k again: its own checkpoint, or the hook's answer to the same reward models."""
     if (folder / "config.json").exists():
         return RewardModel.load_checkpoint(folder).to(s.backend.device)
-    reward: Reward = s.plugins.one("combine_rm", reward_models=list(models), ctx=s.ctx)
+    reward = _combined(s, models, preferences, data)
+    s.plugins.taken_actions()  # they are in the log already
+    s.ctx.logged.clear()
     return reward
 
 
@@ -215,7 +244,8 @@ def summary(s: Session) -> dict[str, Any]:
     evals = [r for r in rows if r["kind"] == "eval"]
     if not evals:
         raise UserError("no evaluation was made; a train_policy hook switched every one off")
-    accuracy = [r["held_out_accuracy"] for r in rows if r["kind"] == "reward_model_trained"][-1]
+    trained = [r["held_out_accuracy"] for r in rows if r["kind"] == "reward_model_trained"][-1]
+    accuracy = [share for share in trained or [] if share is not None]
     gold = [r["gold_reward"] for r in evals if r["gold_reward"] is not None]
     last = {
         key: value
@@ -225,5 +255,5 @@ def summary(s: Session) -> dict[str, Any]:
     return {
         **last,
         "peak_gold": max(gold, default=None),
-        "accuracy": None if accuracy is None else sum(accuracy) / len(accuracy),
+        "accuracy": sum(accuracy) / len(accuracy) if accuracy else None,
     }

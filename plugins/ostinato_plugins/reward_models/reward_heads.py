@@ -42,7 +42,7 @@ class RewardHeads:
         """
         body = fit(initial, data, stop_loss=self.config.body_loss)
         headed = body.with_head(
-            ctx.draws, outputs=self.config.heads, purpose=f"reward heads {fit.member}"
+            ctx.draws, outputs=self.config.heads, purpose=f"reward heads {ctx.member}"
         )
         trained: RewardModel = fit(
             headed,
