@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ostinato.policy import Policy
     from ostinato.preferences import swapped
     from ostinato.reward_model import Reward, RewardModel, combine
+    from ostinato.reward_training import calibrated
     from ostinato.weights import average, lerp, slerp
 
 _HOME = {
@@ -54,6 +55,7 @@ _HOME = {
     "Policy": "policy",
     "swapped": "preferences",
     **dict.fromkeys(("Reward", "RewardModel", "combine"), "reward_model"),
+    "calibrated": "reward_training",
     **dict.fromkeys(("average", "lerp", "slerp"), "weights"),
 }
 
@@ -78,6 +80,7 @@ __all__ = [
     "Scores",
     "UserError",
     "average",
+    "calibrated",
     "combine",
     "hookimpl",
     "lerp",
