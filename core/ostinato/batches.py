@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from ostinato.models import prompt_texts
+
 if TYPE_CHECKING:
     from ostinato.policy import Policy
 
@@ -37,22 +39,24 @@ class Samples:
 
     @cached_property
     def prompts(self) -> list[str]:
-        """Prompt texts, without special tokens."""
-        return self._texts(self.prompt_ids, self.prompt_mask)
+        """Prompt texts; special tokens that a template put in are part of them."""
+        return prompt_texts(self.tokenizer, self._real(self.prompt_ids, self.prompt_mask))
 
     @cached_property
     def responses(self) -> list[str]:
         """Response texts, without special tokens."""
-        return self._texts(self.response_ids, self.mask)
+        rows = self._real(self.response_ids, self.mask)
+        return [str(t) for t in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
     @property
     def lengths(self) -> Tensor:
         """Real response tokens, the stop token included (B,)."""
         return self.mask.sum(1)
 
-    def _texts(self, ids: Tensor, mask: Tensor) -> list[str]:
-        rows = [row[real].tolist() for row, real in zip(ids.cpu(), mask.cpu(), strict=True)]
-        return [str(t) for t in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
+    @staticmethod
+    def _real(ids: Tensor, mask: Tensor) -> list[list[int]]:
+        pairs = zip(ids.tolist(), mask.tolist(), strict=True)
+        return [[token for token, real in zip(*pair, strict=True) if real] for pair in pairs]
 
     def rows(self, index: Tensor) -> Samples:
         """The samples at ``index``; response columns that became all padding are cut off."""
@@ -210,12 +214,14 @@ class Rollout:
 class PolicyOutputs:
     """The policy's answers for a Rollout: ``logprobs`` (nats per token) and ``values``, (B, T).
 
-    ``policy`` is the model itself, for terms that need another forward pass.
+    ``policy`` and ``reference`` are the models themselves, for terms that need another forward
+    pass; the reference takes no gradient.
     """
 
     logprobs: Tensor
     values: Tensor
     policy: Policy
+    reference: Policy
 
 
 class PolicyAlgorithm(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,6 @@ from ostinato.backend import Backend
 from ostinato.batches import Samples
 from ostinato.config import RunConfig
 from ostinato.context import Context, Evaluation
-from ostinato.errors import NonFiniteError
 from ostinato.generation import sample
 from ostinato.measures import exact_kl, mmd2, spearman, standardise
 from ostinato.plugins import Plugins
@@ -20,7 +20,8 @@ from ostinato.policy import Policy
 from ostinato.prompts import PromptSet
 from ostinato.reward_model import Reward, gold_scores
 
-FORWARD_ROWS = 64  # responses whose full-vocabulary distributions are in memory at once
+FORWARD_ROWS = 64  # responses in one forward pass
+LOGITS = 2**24  # logits of each policy in memory at once
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,12 @@ def kl_per_response(policy: Policy, other: Policy, samples: Samples) -> Tensor:
     found = []
     for rows in torch.arange(len(samples), device=samples.mask.device).split(FORWARD_ROWS):
         part = samples.rows(rows)
-        kl = exact_kl(
-            policy.logits(policy.hidden(part))[None], other.logits(other.hidden(part))[None]
-        )[0]
+        hidden, other_hidden = policy.hidden(part), other.hidden(part)
+        tokens = max(1, LOGITS // policy.lm.get_output_embeddings().weight.shape[0])
+        chunks = zip(hidden.split(tokens), other_hidden.split(tokens), strict=True)
+        kl = torch.cat(
+            [exact_kl(policy.logits(a)[None], other.logits(b)[None])[0] for a, b in chunks]
+        )
         owner = torch.arange(len(rows), device=kl.device).repeat_interleave(part.lengths)
         found.append(torch.zeros(len(rows), device=kl.device).index_add(0, owner, kl))
     return torch.cat(found).cpu()
@@ -81,7 +85,8 @@ class Evaluator:
     backend: Backend
 
     def __post_init__(self) -> None:
-        scores = self.reward.score_samples(self.baseline.samples).score.cpu()
+        with self.backend.autocast():
+            scores = self.reward.score_samples(self.baseline.samples).score.float().cpu()
         self._proxy_scale = (float(scores.mean()), float(scores.std().clamp_min(1e-6)))
 
     @torch.no_grad()
@@ -147,7 +152,7 @@ class Evaluator:
         )
         for name, answer in self.plugins.each("evaluate", ctx=ctx.at(evaluation=found)):
             self.plugins.acted(name, "evaluate", len(answer))
-            row |= {f"{name}/{key}": float(value) for key, value in answer.items()}
+            row |= {f"{name}/{key}": number(value) for key, value in answer.items()}
         return row
 
     def _draw(self, policy: Policy, generator: torch.Generator) -> Samples:
@@ -161,10 +166,10 @@ class Evaluator:
 
     def _against_gold(
         self, proxy: Tensor, latest: Tensor, raw_gold: Tensor, gold: Tensor
-    ) -> dict[str, float]:
+    ) -> dict[str, float | None]:
         scale = self.latest.members[0].calibration
         if scale.gold_mean is None or scale.gold_std is None:
-            raise NonFiniteError("the newest reward model has no gold scale")
+            raise RuntimeError("the newest reward model was not calibrated against gold")
         on_proxy_scale = standardise(raw_gold, scale.gold_mean, scale.gold_std)
         own = standardise(proxy, *self._proxy_scale)
         alone = [
@@ -176,5 +181,10 @@ class Evaluator:
             "gap_latest": float(latest.mean() - on_proxy_scale.mean()),
             "mmd": float(mmd2(own, gold)),
             "mmd_batch": float(mmd2(alone[0], alone[1])),
-            "spearman": float(spearman(latest, gold)),
+            "spearman": number(spearman(latest, gold)),
         }
+
+
+def number(value: float) -> float | None:
+    """A measure as JSON holds it: null where it is undefined on this sample."""
+    return float(value) if math.isfinite(value) else None

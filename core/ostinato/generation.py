@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 from ostinato.batches import Samples
 from ostinato.config import GenerationSection
-from ostinato.errors import NonFiniteError, UserError
+from ostinato.errors import NonFiniteError, UserError, closest
 from ostinato.models import padded
 from ostinato.policy import Policy
 
@@ -21,8 +21,22 @@ def stop_token(policy: Policy, settings: GenerationSection) -> int:
         return int(policy.tokenizer.eos_token_id)
     known = policy.tokenizer.get_vocab()
     if settings.stop not in known:
-        raise UserError(f"generation.stop: '{settings.stop}' is no token of the policy's tokenizer")
+        near = closest(settings.stop, known)
+        raise UserError(
+            f"generation.stop: '{settings.stop}' is no token of the policy's tokenizer{near}"
+        )
     return int(known[settings.stop])
+
+
+def check_length(policy: Policy, longest_prompt: int, settings: GenerationSection) -> None:
+    """UserError where prompt and response (in tokens) do not fit into the policy's context."""
+    room = getattr(policy.lm.config, "max_position_embeddings", None)
+    if room is not None and longest_prompt + settings.max_new_tokens > room:
+        raise UserError(
+            f"generation.max_new_tokens {settings.max_new_tokens} after a prompt of "
+            f"{longest_prompt} tokens exceeds the policy's context of {room}; lower it or "
+            "prompts.max_tokens"
+        )
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, ByT5Tokenizer
 
@@ -47,8 +48,10 @@ def load_model(auto: Any, section: ModelSection, tokenizer: Any, key: str, **con
         try:
             made = AutoConfig.for_model(**wanted)
             model = auto.from_config(made)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{key}.random: transformers cannot build it: {error}") from error
+        except Exception as error:  # whatever a config class or a model makes of wrong sizes
+            raise UserError(
+                f"{key}.random: transformers cannot build it: {first_line(error)}"
+            ) from error
     else:
         model = _loaded(
             auto,
@@ -70,16 +73,37 @@ def load_model(auto: Any, section: ModelSection, tokenizer: Any, key: str, **con
 def _loaded(auto: Any, name: str | None, key: str, **arguments: Any) -> Any:
     try:
         return auto.from_pretrained(name, **arguments)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"{key}: '{name}' cannot be loaded: {first}") from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{key}: '{name}' cannot be loaded: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, cut to one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@lru_cache(maxsize=16)
+def prompt_prefix(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before every text: a bos token, or nothing."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    starts = range(len(whole) - len(bare) + 1)
+    start = next((i for i in starts if whole[i : i + len(bare)] == bare), 0)
+    return list(whole[:start])
 
 
 def prompt_tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of prompts, with whatever the tokenizer puts before a text, nothing after."""
-    rows = tokenizer(list(texts))["input_ids"]
-    end = tokenizer.eos_token_id
-    return [row[:-1] if len(row) > 1 and row[-1] == end else row for row in rows]
+    prefix = prompt_prefix(tokenizer)
+    rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return [[*prefix, *row] for row in rows]
+
+
+def prompt_texts(tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[str]:
+    """The inverse of :func:`prompt_tokens`; special tokens that a template put in stay."""
+    start = len(prompt_prefix(tokenizer))
+    bare = [list(row[start:]) for row in rows]
+    return [str(text) for text in tokenizer.batch_decode(bare, skip_special_tokens=False)]
 
 
 def response_tokens(
@@ -93,14 +117,13 @@ def response_tokens(
 
 def padded(rows: Sequence[Sequence[int]], pad: int, left: bool = False) -> tuple[Tensor, Tensor]:
     """(ids, mask) of shape (rows, longest row), padded right, or left."""
-    width = max(1, *(len(row) for row in rows))
-    ids = torch.full((len(rows), width), pad, dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.bool)
-    for i, row in enumerate(rows):
-        place = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[i, place] = torch.tensor(row, dtype=torch.long)
-        mask[i, place] = True
-    return ids, mask
+    lengths = torch.tensor([len(row) for row in rows])[:, None]
+    width = max(1, int(lengths.max()))
+    fill = [[pad] * (width - len(row)) for row in rows]
+    whole = [[*f, *row] if left else [*row, *f] for f, row in zip(fill, rows, strict=True)]
+    place = torch.arange(width)
+    mask = place >= width - lengths if left else place < lengths
+    return torch.tensor(whole, dtype=torch.long), mask
 
 
 @lru_cache(maxsize=16)

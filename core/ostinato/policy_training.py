@@ -130,8 +130,6 @@ class PolicyTrainer:
         if anchor is not None:
             load_parameters(anchor, tensors, "reference.")
         load_optimiser(optimiser, tensors)
-        self.plugins.taken_actions()  # hooks called again on the way here are already in the log
-        self.ctx.logged.clear()
         return step, facts["kl"]
 
     def _save(
@@ -188,8 +186,9 @@ class PolicyTrainer:
             (ref_logprobs,) = self._in_parts(lambda s: (anchor.logprobs(s),), samples)
         one = len(samples) <= settings.minibatch // settings.accumulate
         with torch.set_grad_enabled(one), self.backend.autocast():
-            outputs = PolicyOutputs(*self._in_parts(policy.evaluate, samples), policy)
-        logprobs, values = outputs.logprobs.detach(), outputs.values.detach()
+            logprobs, values = self._in_parts(policy.evaluate, samples)
+        outputs = PolicyOutputs(logprobs, values, policy, anchor)
+        logprobs, values = logprobs.detach(), values.detach()
         device = logprobs.device
         group = torch.arange(len(prompts), device=device).repeat_interleave(k)
         score = scores.score.float()
@@ -370,8 +369,8 @@ class _Update:
         for micro in rows.split(settings.minibatch // settings.accumulate):
             part = rollout.rows(micro)
             with self.trainer.backend.autocast():
-                outputs = PolicyOutputs(*self.policy.evaluate(part.samples), self.policy)
-            yield part, outputs
+                logprobs, values = self.policy.evaluate(part.samples)
+            yield part, PolicyOutputs(logprobs, values, self.policy, self.anchor)
 
     def _terms(self, part: Rollout, outputs: PolicyOutputs, ctx: Context) -> dict[str, Tensor]:
         """The algorithm's terms, then those of every plugin with ``policy_loss``."""
@@ -379,7 +378,7 @@ class _Update:
         terms = self.algorithm.loss(part, outputs)
         for name, extra in plugins.each("policy_loss", batch=part, outputs=outputs, ctx=ctx):
             terms |= {f"{name}/{term}": value for term, value in extra.items()}
-            plugins.acted(name, "policy_loss", float(sum(extra.values())))
+            plugins.acted(name, "policy_loss", sum(float(t.detach()) for t in extra.values()))
         return terms
 
     def _check(self, row: Mapping[str, float]) -> None:

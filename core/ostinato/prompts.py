@@ -11,7 +11,7 @@ from typing import Any
 
 from ostinato.config import PromptsSection, Shares
 from ostinato.errors import UserError, closest
-from ostinato.models import prompt_tokens
+from ostinato.models import first_line, prompt_tokens
 
 ALPACA_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further "
@@ -53,27 +53,46 @@ class PromptSplits:
     rl: PromptSet
     evaluation: PromptSet
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        rows = self.preference.tokens + self.rl.tokens + self.evaluation.tokens
+        return max(len(row) for row in rows)
+
 
 def read_rows(data: str, split: str, key: str) -> list[dict[str, Any]]:
     """Rows of a JSON or JSONL file, an Arrow file, a saved `datasets` folder, or a hub data set."""
     path = Path(data)
     try:
         if path.suffix == ".jsonl":
-            lines = path.read_text(encoding="utf-8").splitlines()
-            rows = [json.loads(line) for line in lines if line.strip()]
+            rows = _read_lines(path, key)
         elif path.suffix == ".json":
             rows = json.loads(path.read_text(encoding="utf-8"))
         else:
             rows = _read_dataset(path, data, split)
-    except FileNotFoundError:
-        raise UserError(f"{key}: no file '{data}'") from None
+    except FileNotFoundError:  # a missing file, or `datasets`' word for a missing hub data set
+        raise UserError(
+            f"{key}: '{data}' is neither a file or folder here nor a data set on the hub"
+        ) from None
     except json.JSONDecodeError as error:
         raise UserError(f"{key}: '{data}' is not valid JSON at line {error.lineno}") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        text = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{key}: '{data}' cannot be read: {text}") from None
+    except UserError:
+        raise
+    except Exception as error:  # pyarrow, the hub and `datasets` each raise errors of their own
+        raise UserError(f"{key}: '{data}' cannot be read: {first_line(error)}") from error
     if not isinstance(rows, list) or not rows or not all(isinstance(r, dict) for r in rows):
         raise UserError(f"{key}: '{data}' should hold at least one row, each a mapping")
+    return rows
+
+
+def _read_lines(path: Path, key: str) -> list[Any]:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            if line.strip():
+                rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            raise UserError(f"{key}: '{path}' is not valid JSON at line {number}") from None
     return rows
 
 
@@ -84,6 +103,8 @@ def _read_dataset(path: Path, name: str, split: str) -> list[dict[str, Any]]:
         raise FileNotFoundError(name)
     if path.suffix == ".arrow":
         made = datasets.Dataset.from_file(str(path))
+    elif path.suffix == ".parquet":
+        made = datasets.Dataset.from_parquet(str(path))
     elif path.is_dir():
         made = datasets.load_from_disk(str(path))
         if isinstance(made, datasets.DatasetDict):
@@ -96,31 +117,33 @@ def _read_dataset(path: Path, name: str, split: str) -> list[dict[str, Any]]:
     return rows
 
 
-def render(row: Mapping[str, Any], settings: PromptsSection) -> str:
-    """A row as the policy's prompt, by the template."""
-    template = settings.template
+def render(row: Mapping[str, Any], template: str, field: str, where: str) -> str:
+    """A row as the policy's prompt; ``{prompt}`` in the template is the column ``field``.
+
+    ``where`` names the data in the UserError that a missing column raises.
+    """
     if template in {"alpaca", "open-assistant"}:
-        _require(row, "instruction", settings)
+        _require(row, "instruction", where)
         given = str(row.get("input") or "")
         if template == "alpaca":
             form = ALPACA_WITH_INPUT if given else ALPACA
             return form.format(instruction=row["instruction"], input=given)
         question = "\n".join(filter(None, [str(row["instruction"]), given]))
         return f"<|prompter|>{question}<|endoftext|><|assistant|>"
+    if "{prompt}" in template:
+        _require(row, field, where)
     try:
-        return template.format_map({**row, "prompt": row.get(settings.field)})
-    except (KeyError, IndexError, ValueError) as error:
+        return template.format_map({**row, "prompt": row.get(field)})
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
         raise UserError(
-            f"prompts.template: '{template}' does not fit the rows of {settings.data}: {error}; "
+            f"prompts.template: '{template}' does not fit the rows of {where}: {error}; "
             f"their columns are {', '.join(row)}"
         ) from None
 
 
-def _require(row: Mapping[str, Any], column: str, settings: PromptsSection) -> None:
+def _require(row: Mapping[str, Any], column: str, where: str) -> None:
     if row.get(column) is None:
-        raise UserError(
-            f"prompts: rows of {settings.data} have no column '{column}'{closest(column, row)}"
-        )
+        raise UserError(f"a row of {where} has no column '{column}'{closest(column, row)}")
 
 
 def split_of(text: str, shares: Shares) -> str:
@@ -135,32 +158,39 @@ def split_texts(settings: PromptsSection) -> dict[str, dict[int, str]]:
     """Distinct prompt texts by split, by position in the data."""
     assert settings.data is not None
     rows = read_rows(settings.data, settings.split, "prompts.data")
-    if "{prompt}" in settings.template:
-        _require(rows[0], settings.field, settings)
+    where = f"prompts.data '{settings.data}'"
     found: dict[str, dict[int, str]] = {"preference": {}, "rl": {}, "evaluation": {}}
     seen = set()
     for i, row in enumerate(rows):
-        text = render(row, settings)
+        text = render(row, settings.template, settings.field, where)
         if text not in seen:
             seen.add(text)
             found[split_of(text, settings.shares)][i] = text
+    _check_enough({name: len(texts) for name, texts in found.items()}, settings, "distinct ones")
+    return found
+
+
+def _check_enough(counts: Mapping[str, int], settings: PromptsSection, kind: str) -> None:
     wanted = {
         "preference": settings.preference + settings.held_out,
         "rl": 1,
         "evaluation": settings.evaluation,
     }
-    short = {name: n for name, n in wanted.items() if len(found[name]) < n}
-    for name, n in short.items():
-        raise UserError(
-            f"prompts: {settings.data} gives {len(found[name])} distinct {name} prompts of "
-            f"{len(seen)}, but {n} are asked for; change prompts.{name}, prompts.shares or the data"
-        )
-    return found
+    for name, n in wanted.items():
+        if counts[name] < n:
+            raise UserError(
+                f"prompts: {settings.data} gives {counts[name]} {name} prompts of "
+                f"{sum(counts.values())} {kind}, but {n} are asked for; change prompts.{name}, "
+                "prompts.shares or the data"
+            )
 
 
 def load_prompts(settings: PromptsSection, tokenizer: Any) -> PromptSplits:
-    """The three prompt sets, tokenized for the policy; prompts over ``max_tokens`` are left out."""
-    made = {}
+    """The three prompt sets, tokenized for the policy; prompts over ``max_tokens`` are left out.
+
+    Raises UserError where a split then holds fewer than the settings ask for.
+    """
+    made: dict[str, PromptSet] = {}
     for name, texts in split_texts(settings).items():
         tokens = prompt_tokens(tokenizer, list(texts.values()))
         kept = [
@@ -168,13 +198,8 @@ def load_prompts(settings: PromptsSection, tokenizer: Any) -> PromptSplits:
             for (i, text), row in zip(texts.items(), tokens, strict=True)
             if 0 < len(row) <= settings.max_tokens
         ]
-        if not kept:
-            raise UserError(
-                f"prompts: every {name} prompt is longer than max_tokens {settings.max_tokens}"
-            )
-        ids, kept_texts, rows = (list(column) for column in zip(*kept, strict=True))
-        made[name] = PromptSet(ids, kept_texts, rows)
-    made["evaluation"] = made["evaluation"].take(
-        range(min(settings.evaluation, len(made["evaluation"])))
-    )
+        made[name] = PromptSet([k[0] for k in kept], [k[1] for k in kept], [k[2] for k in kept])
+    counts = {name: len(found) for name, found in made.items()}
+    _check_enough(counts, settings, f"of at most {settings.max_tokens} tokens")
+    made["evaluation"] = made["evaluation"].take(range(settings.evaluation))
     return PromptSplits(**made)

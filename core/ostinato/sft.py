@@ -3,37 +3,56 @@
 from __future__ import annotations
 
 import tempfile
+from typing import Any
+
+from datasets import Dataset
 
 from ostinato.backend import Backend
 from ostinato.config import RunConfig
 from ostinato.draws import seed_for
 from ostinato.errors import UserError, closest
+from ostinato.models import prompt_tokens, response_tokens
 from ostinato.policy import Policy
-from ostinato.prompts import read_rows
+from ostinato.prompts import read_rows, render
+
+
+def completions(tokenizer: Any, config: RunConfig) -> Dataset:
+    """SFT rows as ``input_ids`` and ``completion_mask``, 1 on the completion and its stop token.
+
+    Raises UserError where a row lacks a column.
+    """
+    settings = config.sft
+    assert settings is not None
+    where = f"sft.data '{settings.data}'"
+    texts, answers = [], []
+    for row in read_rows(settings.data, settings.split, "sft.data"):
+        if row.get(settings.completion) is None:
+            hint = closest(settings.completion, row)
+            raise UserError(f"a row of {where} has no column '{settings.completion}'{hint}")
+        texts.append(render(row, config.prompts.template, settings.prompt, where))
+        answers.append(str(row[settings.completion]))
+    prompts = prompt_tokens(tokenizer, texts)
+    responses = response_tokens(tokenizer, answers, [True] * len(answers))
+    pairs = list(zip(prompts, responses, strict=True))
+    return Dataset.from_dict(
+        {
+            "input_ids": [p + r for p, r in pairs],
+            "completion_mask": [[0] * len(p) + [1] * len(r) for p, r in pairs],
+        }
+    )
 
 
 def train_sft(policy: Policy, config: RunConfig, backend: Backend) -> Policy:
     """The policy fitted to prompt + completion rows; the loss is taken on completions.
 
-    A cut-short SFT stage starts again: the trainer's own checkpoints are pickles.
+    Prompts take the form of ``prompts.template`` and both sides the very tokens that they have in
+    the loop, a stop token last. A cut-short SFT stage starts again: the trainer's own checkpoints
+    are pickles.
     """
-    from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     settings = config.sft
     assert settings is not None
-    rows = read_rows(settings.data, settings.split, "sft.data")
-    for column in (settings.prompt, settings.completion):
-        if column not in rows[0]:
-            raise UserError(
-                f"sft: rows of {settings.data} have no column '{column}'{closest(column, rows[0])}"
-            )
-    data = Dataset.from_list(
-        [
-            {"prompt": str(r[settings.prompt]), "completion": str(r[settings.completion])}
-            for r in rows
-        ]
-    )
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
             model=policy.lm,
@@ -53,7 +72,7 @@ def train_sft(policy: Policy, config: RunConfig, backend: Backend) -> Policy:
                 gradient_checkpointing=False,
                 dataloader_pin_memory=False,
             ),
-            train_dataset=data,
+            train_dataset=completions(policy.tokenizer, config),
             processing_class=policy.tokenizer,
         )
         trainer.train()
