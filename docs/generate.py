@@ -162,7 +162,7 @@ def hook(name: str) -> str:
     """The facts of one hook: kind, default, signature, who answers it."""
     spec = getattr(hookspecs, name)
     parameters = ", ".join(inspect.signature(spec).parameters)
-    default = {entry: owner for entry, owner in default_owners().items()}.get(name)
+    default = default_owners().get(name)
     users = [p for p in built_ins() if name in hooks_of(plugin_class(p))]
     links = ", ".join(f"[{p}](../plugins/{p}.md)" for p in users) or "none"
     rows = [

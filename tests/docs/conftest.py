@@ -1,4 +1,4 @@
-"""What the tests of the documentation share: its pages, their code blocks, a package on the path."""
+"""What the tests of the documentation share: pages, their code blocks, packages on the path."""
 
 from __future__ import annotations
 

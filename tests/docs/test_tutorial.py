@@ -1,0 +1,56 @@
+"""The tutorial, done: its files are written, its tests pass, its run proves that it acted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+import ostinato
+
+
+@pytest.fixture(scope="module")
+def package(docs, blocks, tmp_path_factory):
+    """The tutorial's folder, with the metadata that ``pip install -e .`` would have made."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    for language in ("python", "toml", "yaml"):
+        for title, code in blocks(docs / "tutorial.md", language):
+            (folder / title).write_text(code, encoding="utf-8")
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    name, version = project["name"].replace("-", "_"), project["version"]
+    facts = folder / f"{name}-{version}.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    points = [f"{key} = {value}" for key, value in project["entry-points"]["ostinato"].items()]
+    (facts / "entry_points.txt").write_text("\n".join(["[ostinato]", *points, ""]))
+    return folder
+
+
+def test_method_is_as_short_as_the_title_says(package):
+    code = (package / "my_methods.py").read_text(encoding="utf-8")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 30
+
+
+def test_its_tests_pass(package):
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_methods.py"],
+        cwd=package,
+        env=os.environ | {"PYTHONPATH": str(package)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
+
+
+def test_run_proves_that_it_acted(package, docs, blocks, tiny, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(package))
+    monkeypatch.chdir(package)
+    ostinato.run("run.yaml", "runs/pessimist", [*tiny, "iterations=4"])
+    capsys.readouterr()
+    exec(compile((package / "acted.py").read_text(encoding="utf-8"), "acted.py", "exec"), {})
+    ((_, shown),) = blocks(docs / "tutorial.md", "text")
+    assert capsys.readouterr().out == shown
