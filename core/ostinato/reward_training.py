@@ -326,7 +326,7 @@ class RewardTrainer:
             )
         owner = self.plugins.owners["preference_loss"]
         each = self.plugins.call(owner, "preference_loss", batch=batch, outputs=outputs, ctx=ctx)
-        if each.shape[-1] != len(batch.pairs):
+        if tuple(each.shape) not in {(len(batch.pairs),), (views, len(batch.pairs))}:
             raise UserError(
                 f"plugin '{owner}': hook 'preference_loss' answered shape {tuple(each.shape)} for "
                 f"{len(batch.pairs)} comparisons"
