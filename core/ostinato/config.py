@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +39,8 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _something(self) -> ModelSection:
+        if self.model is None and self.random is None:
+            raise ValueError("has neither model nor random, and no world supplies one")
         if self.random is not None and "model_type" not in self.random:
             raise ValueError("random needs a model_type, such as gpt_neox")
         return self
@@ -68,7 +72,7 @@ class RewardModelSection(ModelSection):
     @model_validator(mode="after")
     def _length(self) -> RewardModelSection:
         if self.epochs is not None and self.updates is not None:
-            raise ValueError("give epochs or updates, not both")
+            raise ValueError("give epochs or updates, not both (set the world's to null)")
         if self.epochs is None and self.updates is None:
             self.epochs = 5.0
         if self.batch % self.accumulate:
@@ -76,7 +80,7 @@ class RewardModelSection(ModelSection):
         return self
 
 
-class GoldSection(Section):
+class GoldSection(ModelSection):
     """The gold reward model that stands for the human: a checkpoint, or a function of text."""
 
     model: str | None = Field(
@@ -86,12 +90,11 @@ class GoldSection(Section):
         None, description="module:factory; the factory answers an object with `score`"
     )
     batch: int = Field(64, ge=1, description="responses scored at once")
-    trust_remote_code: bool = Field(False, description="run code that comes with the checkpoint")
 
     @model_validator(mode="after")
     def _one(self) -> GoldSection:
-        if (self.model is None) == (self.function is None):
-            raise ValueError("give exactly one of model and function")
+        if (self.model is None and self.random is None) == (self.function is None):
+            raise ValueError("give exactly one of model (or random) and function")
         return self
 
 
@@ -113,7 +116,7 @@ class Shares(Section):
 class PromptsSection(Section):
     """Prompts, split into disjoint preference, RL and evaluation sets."""
 
-    data: str | None = Field(None, description="JSON/JSONL file, Arrow file or folder, or hub name")
+    data: str = Field(description="JSON/JSONL file, Arrow file or folder, or hub name")
     split: str = Field("train", description="split of a hub data set")
     field: str = Field("prompt", description="column with the prompt, where rows have one")
     template: str = Field(
@@ -201,7 +204,7 @@ class RLSection(Section):
                 f"minibatch {self.minibatch} is no multiple of accumulate {self.accumulate}"
             )
         if self.rollouts is not None and self.updates is not None:
-            raise ValueError("give rollouts or updates, not both")
+            raise ValueError("give rollouts or updates, not both (set the world's to null)")
         per_rollout = self.epochs * self.rollout_size // self.minibatch
         if self.updates is not None:
             self.rollouts = math.ceil(self.updates / per_rollout)
@@ -237,6 +240,11 @@ class BackendSection(Section):
     threads: int | None = Field(None, ge=1, description="torch threads; all cores when left out")
 
 
+def _nothing() -> Any:
+    """A section that is left out: its own errors then stand among all the others."""
+    return {}
+
+
 class RunConfig(Section):
     """A whole run file."""
 
@@ -248,10 +256,10 @@ class RunConfig(Section):
     plugins: list[str | dict[str, dict[str, Any] | None]] = Field(
         default_factory=list, description="names, or {name: settings}; order matters in chains"
     )
-    policy: PolicySection = Field(default_factory=lambda: PolicySection())
-    reward_model: RewardModelSection = Field(default_factory=lambda: RewardModelSection())
+    policy: PolicySection = Field(default_factory=_nothing)
+    reward_model: RewardModelSection = Field(default_factory=_nothing)
     gold: GoldSection | None = None
-    prompts: PromptsSection = Field(default_factory=lambda: PromptsSection())
+    prompts: PromptsSection = Field(default_factory=_nothing)
     preferences: PreferencesSection = Field(default_factory=PreferencesSection)
     generation: GenerationSection = Field(default_factory=lambda: GenerationSection())
     kl: KLSection = Field(default_factory=lambda: KLSection())
@@ -261,23 +269,18 @@ class RunConfig(Section):
     backend: BackendSection = Field(default_factory=lambda: BackendSection())
     checkpoint_every: int = Field(1, ge=1, description="rollouts between checkpoints")
 
-    @field_validator("plugins", mode="after")
+    @field_validator("plugins", mode="before")
     @classmethod
-    def _one_name_each(cls, value: list[Any]) -> list[Any]:
-        for entry in value:
-            if isinstance(entry, dict) and len(entry) != 1:
-                raise ValueError(f"{entry} should be one name with its settings")
+    def _one_name_each(cls, value: Any) -> Any:
+        for entry in value if isinstance(value, list) else ():
+            if isinstance(entry, str):
+                continue
+            if not isinstance(entry, Mapping) or len(entry) != 1:
+                raise ValueError(f"{entry!r} should be a name, or one name with its settings")
+            name, settings = next(iter(entry.items()))
+            if not isinstance(name, str) or not isinstance(settings, Mapping | None):
+                raise ValueError(f"{entry!r}: settings of a plugin should be a mapping")
         return value
-
-    @model_validator(mode="after")
-    def _models(self) -> RunConfig:
-        for name in ("policy", "reward_model"):
-            section: ModelSection = getattr(self, name)
-            if section.model is None and section.random is None:
-                raise ValueError(f"{name} has neither model nor random, and no world supplies one")
-        if self.prompts.data is None:
-            raise ValueError("prompts.data is missing, and no world supplies it")
-        return self
 
     @property
     def wanted_plugins(self) -> list[tuple[str, dict[str, Any]]]:
@@ -292,9 +295,12 @@ class RunConfig(Section):
         return self.gold is not None
 
 
-def worlds() -> dict[str, str]:
-    """Installed worlds: name -> package that holds its ``world.yaml``."""
-    return {entry.name: entry.value for entry in entry_points(group="ostinato.worlds")}
+def worlds() -> dict[str, list[EntryPoint]]:
+    """Installed worlds by name; each entry point is a package with a ``world.yaml``."""
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group="ostinato.worlds"):
+        found.setdefault(entry.name, []).append(entry)
+    return found
 
 
 def world_settings(name: str, where: str) -> dict[str, Any]:
@@ -302,14 +308,27 @@ def world_settings(name: str, where: str) -> dict[str, Any]:
     installed = worlds()
     if name not in installed:
         raise UserError(f"{where}: world: no world '{name}' is installed{closest(name, installed)}")
-    spec = importlib.util.find_spec(installed[name])
+    claims = installed[name]
+    if len(claims) > 1:
+        packages = " and ".join(c.dist.name for c in claims if c.dist)
+        raise UserError(f"{where}: world '{name}' is claimed by {packages}; uninstall one")
+    try:
+        spec = importlib.util.find_spec(claims[0].value)
+    except ImportError:
+        spec = None
     if spec is None or spec.origin is None:
-        raise UserError(f"{where}: world: the package of world '{name}' cannot be found")
+        raise UserError(f"{where}: world: '{claims[0].value}' of '{name}' cannot be found")
     folder = Path(spec.origin).parent
-    text = (folder / "world.yaml").read_text(encoding="utf-8")
-    made = yaml.safe_load(text.replace("{world}", str(folder)))
-    assert isinstance(made, dict)
-    return made
+    made = read_file(folder / "world.yaml")
+    return {key: _placed(value, str(folder)) for key, value in made.items()}
+
+
+def _placed(value: Any, folder: str) -> Any:
+    if isinstance(value, dict):
+        return {k: _placed(v, folder) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_placed(v, folder) for v in value]
+    return value.replace("{world}", folder) if isinstance(value, str) else value
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -322,32 +341,59 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return out
 
 
-def _override(text: str) -> dict[str, Any]:
+class Loader(yaml.SafeLoader):
+    """YAML in which ``1e-5`` is a number and a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key.value, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key '{key.value}' stands twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), "-+.0123456789"
+)
+
+
+def parsed(text: str) -> Any:
+    """YAML text; raises yaml.YAMLError."""
+    return yaml.load(text, Loader)  # a SafeLoader
+
+
+def _override(text: str) -> tuple[list[str], Any]:
+    """``a.b=value`` as its path and its value."""
     key, separator, value = text.partition("=")
-    if not separator or not key:
+    if not separator or not all(key.split(".")):
         raise UserError(f"--set {text}: expected key=value, such as rl.rollouts=10")
     try:
-        made: Any = yaml.safe_load(value)
+        return key.split("."), parsed(value)
     except yaml.YAMLError:
         raise UserError(f"--set {text}: the value is not valid YAML") from None
-    for part in reversed(key.split(".")):
-        made = {part: made}
-    assert isinstance(made, dict)
-    return made
 
 
-def _floats(value: Any) -> Any:
-    """YAML reads ``1e-5`` as text; read it as people mean it."""
-    if isinstance(value, dict):
-        return {k: _floats(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_floats(v) for v in value]
-    if isinstance(value, str) and value[:1] in "0123456789.-+" and "e" in value.lower():
-        try:
-            return float(value)
-        except ValueError:
-            return value
+def _nested(path: Sequence[str], value: Any) -> Any:
+    for part in reversed(path):
+        value = {part: value}
     return value
+
+
+def _set_plugin(listed: Any, path: Sequence[str], value: Any) -> list[Any]:
+    """The list of plugins with one setting, ``path`` = name and key, changed."""
+    key = f"--set plugins.{'.'.join(path)}"
+    entries = [{e: {}} if isinstance(e, str) else e for e in listed or []]
+    names = {name for entry in entries for name in entry}
+    if path[0] not in names:
+        raise UserError(f"{key}: the run lists no plugin '{path[0]}'{closest(path[0], names)}")
+    changed = _nested(path[1:], value)
+    return [
+        {path[0]: merged(entry[path[0]] or {}, changed)} if path[0] in entry else entry
+        for entry in entries
+    ]
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -362,7 +408,7 @@ def read_file(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     try:
-        made = yaml.safe_load(text)
+        made = parsed(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark is not None else ""
@@ -385,20 +431,24 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         where, settings = str(source), {"world": str(source)}
     else:
         where, settings = str(source), read_file(Path(source))
-        _anchor_paths(settings, Path(source).parent)
-    for text in overrides:
-        settings = merged(settings, _override(text))
-    world = settings.get("world")
-    if isinstance(world, str):
+        _anchor_paths(settings, Path(source).absolute().parent)
+    changes = [_override(text) for text in overrides]
+    of_plugins = [(p[1:], v) for p, v in changes if p[0] == "plugins" and len(p) > 2]
+    for path, value in changes:
+        if path[1:] not in [p for p, _ in of_plugins]:
+            settings = merged(settings, _nested(path, value))
+    if isinstance(world := settings.get("world"), str):
         settings = merged(world_settings(world, where), settings)
+    for path, value in of_plugins:
+        settings["plugins"] = _set_plugin(settings.get("plugins"), path, value)
     try:
-        return RunConfig.model_validate(_floats(settings))
+        return RunConfig.model_validate(settings)
     except ValidationError as error:
         raise UserError("\n".join(describe_errors(error, RunConfig, where))) from None
 
 
 def _anchor_paths(settings: dict[str, Any], folder: Path) -> None:
-    """Paths in a run file are relative to it: those that exist there are made so."""
+    """Paths in a run file are relative to it; a hub name is a path only where one is there."""
     for section, keys in {
         "policy": ("model", "tokenizer"),
         "reward_model": ("model", "tokenizer"),
@@ -409,8 +459,11 @@ def _anchor_paths(settings: dict[str, Any], folder: Path) -> None:
         part = settings.get(section)
         for key in keys if isinstance(part, dict) else ():
             value = part.get(key)  # type: ignore[union-attr]
-            if isinstance(value, str) and (folder / value).exists():
-                part[key] = str((folder / value).resolve())  # type: ignore[index]
+            if not isinstance(value, str):
+                continue
+            path = folder / Path(value).expanduser()
+            if value.startswith((".", "~")) or path.exists():
+                part[key] = str(path.resolve())  # type: ignore[index]
 
 
 def _fields_at(schema: type[BaseModel], path: Sequence[Any]) -> list[str]:
@@ -425,20 +478,26 @@ def _fields_at(schema: type[BaseModel], path: Sequence[Any]) -> list[str]:
     return list(schema.model_fields)
 
 
-def describe_errors(error: ValidationError, schema: type[BaseModel], where: str) -> Iterator[str]:
-    """One sentence an error: where, which key, what was expected, the closest valid name."""
+def describe_errors(
+    error: ValidationError, schema: type[BaseModel], where: str, below: str = ""
+) -> Iterator[str]:
+    """One sentence an error: where, which key, what was expected, the closest valid name.
+
+    ``below``: the key that the schema's own keys stand under.
+    """
     for one in error.errors():
         path = [str(p) for p in one["loc"] if not str(p).startswith(("function-", "dict["))]
-        key = ".".join(path) or "settings"
+        key = ".".join([below, *path] if below else path) or "settings"
         if one["type"] == "extra_forbidden":
             hint = closest(path[-1], _fields_at(schema, path[:-1]))
             yield f"{where}: {key}: unknown key{hint}"
             continue
+        if one["type"] == "missing":
+            yield f"{where}: {key}: is missing"
+            continue
         message = one["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
-        given = ""
-        if one["type"] not in {"missing", "value_error"}:
-            given = f", got {one['input']!r}"[:120]
+        given = "" if one["type"] == "value_error" else f", got {one['input']!r}"[:120]
         yield f"{where}: {key}: {message}{given}"
 
 

@@ -38,8 +38,9 @@ class Draws:
     @contextmanager
     def forked(self, purpose: str, step: int = 0) -> Iterator[None]:
         """Seed the global generators (dropout has no other) inside the block only."""
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        there = torch.accelerator.is_available()
+        found = torch.accelerator.current_accelerator() if there else None
         devices = range(torch.accelerator.device_count()) if found else ()
-        with torch.random.fork_rng(devices=devices, device_type=found.type if found else None):
+        with torch.random.fork_rng(devices=devices, device_type=found.type if found else "cpu"):
             torch.manual_seed(seed_for(self.seed, purpose, self.iteration, step, self.rank))
             yield

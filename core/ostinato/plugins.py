@@ -7,10 +7,13 @@ documented default of each one-owner hook that nobody owns.
 from __future__ import annotations
 
 import inspect
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from itertools import chain
 from typing import Any
 
 import pluggy
@@ -23,6 +26,8 @@ from ostinato.hookspecs import KINDS
 
 GROUP = "ostinato"
 NEEDS = {"views", "dropout", "meta_responses", "lm_head", "members"}
+# Columns that the core itself reads. `margin` is there too, but only some losses read it.
+CORE_COLUMNS = {"weight", "label"}
 
 
 @dataclass(frozen=True)
@@ -34,25 +39,26 @@ class Found:
     distribution: str
     version: str
 
+    @property
+    def built_in(self) -> bool:
+        return self.distribution == GROUP
+
+    def __str__(self) -> str:
+        return f"plugin '{self.name}' of {self.distribution} {self.version}"
+
     def load(self) -> type[Any]:
-        """Import the plugin's class; every way to be broken ends in one sentence."""
-        where = f"plugin '{self.name}' of {self.distribution} {self.version}"
+        """Import the plugin's class; UserError for each thing that breaks the contract."""
+        origin = self.entry_point.value
         try:
             made = self.entry_point.load()
-        except Exception as error:
-            text = str(error).splitlines()[0] if str(error) else ""
-            raise UserError(
-                f"{where} cannot be imported from {self.entry_point.value}: "
-                f"{type(error).__name__}: {text}"
-            ) from error
+        except (Exception, SystemExit) as error:
+            reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+            raise UserError(f"{self} cannot be imported from {origin}: {reason}") from error
         if not inspect.isclass(made):
-            raise UserError(
-                f"{where}: {self.entry_point.value} is a {type(made).__name__}, expected a class "
-                "with hook methods"
-            )
-        config = getattr(made, "Config", None)
-        if config is not None and not (inspect.isclass(config) and issubclass(config, BaseModel)):
-            raise UserError(f"{where}: its Config is not a pydantic BaseModel")
+            kind = type(made).__name__
+            raise UserError(f"{self}: {origin} is a {kind}, expected a class with hook methods")
+        if faults := list(_faults(made)):
+            raise UserError("\n".join(f"{self}: {fault}" for fault in faults))
         return made
 
 
@@ -66,31 +72,28 @@ def discover() -> dict[str, list[Found]]:
 
 
 def default_owners() -> dict[str, str]:
-    """The built-in plugin that owns each one-owner hook when nobody else does, by hook."""
-    names = {entry.value: entry.name for entry in entry_points(group=GROUP)}
+    """Ostinato's own plugin for each one-owner hook that nobody else owns, by hook."""
+    own = {f.entry_point.value: f.name for f in chain(*discover().values()) if f.built_in}
     defaults = entry_points(group=f"{GROUP}.defaults")
-    return {entry.name: names[entry.value] for entry in defaults}
+    return {e.name: own[e.value] for e in defaults if e.dist and e.dist.name == GROUP}
 
 
-def find(name: str, where: str) -> Found:
+def find(name: str, where: str, built_in: bool = False) -> Found:
     """The one plugin of that name, or a sentence that says why there is none."""
     installed = discover()
     if name not in installed:
         raise UserError(f"{where}: no plugin '{name}' is installed{closest(name, installed)}")
-    claims = installed[name]
+    claims = [claim for claim in installed[name] if claim.built_in or not built_in]
     if len(claims) > 1:
         packages = " and ".join(f"{c.distribution} {c.version}" for c in claims)
-        raise UserError(f"{where}: plugin name '{name}' is claimed by {packages}; remove one")
+        raise UserError(f"{where}: plugin name '{name}' is claimed by {packages}; uninstall one")
     return claims[0]
 
 
 def hooks_of(plugin: type) -> list[str]:
     """The hook methods of a plugin class: those marked with ``@ostinato.hookimpl``."""
-    return [
-        name
-        for name, member in inspect.getmembers(plugin, callable)
-        if getattr(member, "ostinato_impl", None)
-    ]
+    members = inspect.getmembers(plugin, callable)
+    return [name for name, member in members if hasattr(member, "ostinato_impl")]
 
 
 def summary_of(plugin: type) -> str:
@@ -98,57 +101,87 @@ def summary_of(plugin: type) -> str:
     return (inspect.getdoc(plugin) or "").split("\n")[0]
 
 
+def _faults(made: type) -> Iterator[str]:
+    """What breaks the contract in a plugin class."""
+    config = getattr(made, "Config", None)
+    if config is not None and not (inspect.isclass(config) and issubclass(config, BaseModel)):
+        yield "its Config is not a pydantic BaseModel"
+    elif config is not None and config.model_config.get("extra") != "forbid":
+        yield "its Config lets unknown keys pass; give it ConfigDict(extra='forbid')"
+    hooks = hooks_of(made)
+    unmarked = [n for n in KINDS if callable(getattr(made, n, None)) and n not in hooks]
+    if not hooks and not unmarked:
+        yield "it has no hook method"
+    for name in unmarked:
+        yield f"its method '{name}' lacks @ostinato.hookimpl"
+    for name in hooks:
+        if name not in KINDS:
+            yield f"'{name}' is not a hook of Ostinato{closest(name, KINDS)}"
+        else:
+            yield from _argument_faults(name, inspect.getattr_static(made, name))
+
+
+def _argument_faults(hook: str, member: Any) -> Iterator[str]:
+    """pluggy passes over arguments with defaults, and reorders calls by its options."""
+    function = getattr(member, "__func__", member)
+    if any(function.ostinato_impl.values()):
+        yield f"hook '{hook}': @ostinato.hookimpl takes no options; the run file gives the order"
+    known = inspect.signature(getattr(hookspecs, hook)).parameters
+    given = list(inspect.signature(function).parameters.values())
+    for one in given if isinstance(member, staticmethod) else given[1:]:
+        if one.kind is not one.POSITIONAL_OR_KEYWORD or one.default is not one.empty:
+            yield f"hook '{hook}': argument '{one}' should be a plain name without a default"
+        elif one.name not in known:
+            yield f"hook '{hook}' has no argument '{one.name}'{closest(one.name, known)}"
+
+
 @dataclass
 class Active:
-    """One plugin of a run: its instance and where it comes from."""
+    """One plugin of a run: its instance, its own hook callers, and where it comes from."""
 
     found: Found
     instance: Any
     settings: dict[str, Any]
     hooks: list[str]
+    needs: Mapping[str, Any]
+    callers: pluggy.HookRelay
 
     @property
     def name(self) -> str:
         return self.found.name
 
-    @property
-    def needs(self) -> Mapping[str, Any]:
-        return getattr(self.instance, "needs", {})
 
-
-def activate_one(name: str, settings: Mapping[str, Any], where: str) -> Active:
+def activate_one(
+    name: str, settings: Mapping[str, Any], where: str, built_in: bool = False
+) -> Active:
     """Import, check and configure one plugin."""
-    found = find(name, where)
+    found = find(name, where, built_in)
     made = found.load()
-    hooks = hooks_of(made)
-    own = f"plugin '{name}' of {found.distribution} {found.version}"
-    for hook in hooks:
-        if hook not in KINDS:
-            raise UserError(f"{own}: '{hook}' is not a hook of Ostinato{closest(hook, KINDS)}")
-    if not hooks:
-        forgotten = [hook for hook in KINDS if callable(getattr(made, hook, None))]
-        hint = f"; '{forgotten[0]}' lacks @ostinato.hookimpl" if forgotten else ""
-        raise UserError(f"{own} has no hook method{hint}")
     schema: type[BaseModel] | None = getattr(made, "Config", None)
     if schema is None and settings:
-        raise UserError(
-            f"{where}: plugin '{name}' has no settings, but {sorted(settings)} is given"
-        )
+        given = ", ".join(map(str, settings))
+        raise UserError(f"{where}: plugins.{name} has no settings, but got {given}")
     try:
-        config = schema(**settings) if schema is not None else None
+        config = schema.model_validate(dict(settings)) if schema is not None else None
+    except ValidationError as error:
+        assert schema is not None
+        lines = describe_errors(error, schema, where, f"plugins.{name}")
+        raise UserError("\n".join(lines)) from None
+    try:
         instance: Any = object.__new__(made)
         instance.config = config  # before __init__, which may read it
         instance.__init__()
-    except ValidationError as error:
-        assert schema is not None
-        raise UserError("\n".join(describe_errors(error, schema, f"{where}.{name}"))) from None
+        needs = dict(getattr(instance, "needs", {}))
     except Exception as error:
-        raise UserError(f"{own} cannot be made: {type(error).__name__}: {error}") from error
-    unknown = sorted(set(getattr(instance, "needs", {})) - NEEDS)
-    if unknown:
-        raise UserError(f"{own} needs '{unknown[0]}', which is unknown{closest(unknown[0], NEEDS)}")
+        raise UserError(f"{found} cannot be made: {type(error).__name__}: {error}") from error
+    for key in sorted(set(needs) - NEEDS):
+        raise UserError(f"{found} needs '{key}', which is unknown{closest(key, NEEDS)}")
+    # A manager each: pluggy calls all plugins of a manager at once, and we call one at a time.
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    manager.register(instance, name)
     resolved = config.model_dump(mode="json") if config is not None else {}
-    return Active(found, instance, resolved, hooks)
+    return Active(found, instance, resolved, hooks_of(made), needs, manager.hook)
 
 
 @dataclass
@@ -156,12 +189,13 @@ class Plugins:
     """The active plugins of a run, and the three ways to call a hook.
 
     Each call records a magnitude of what the plugin did in ``actions``: proof that it acted.
+    ``logged`` holds what hooks logged for the next row of metrics.jsonl.
     """
 
     active: list[Active]
-    manager: pluggy.PluginManager
     owners: dict[str, str]
     actions: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    logged: dict[str, float] = field(default_factory=dict)
 
     def implementing(self, hook: str) -> list[str]:
         """Names of the active plugins with this hook, in the run file's order."""
@@ -172,10 +206,8 @@ class Plugins:
 
     def call(self, name: str, hook: str, **arguments: Any) -> Any:
         """Call one plugin's hook; an error carries the plugin's name as a note."""
-        others = [a.instance for a in self.active if a.name != name]
-        caller = self.manager.subset_hook_caller(hook, remove_plugins=others)
         try:
-            answers = caller(**arguments)
+            answers = getattr(self[name].callers, hook)(**arguments)
         except Exception as error:
             error.add_note(f"in plugin '{name}', hook '{hook}'")
             raise
@@ -227,18 +259,41 @@ class Plugins:
         values = [a.needs[key] for a in self.active if a.needs.get(key)]
         return max(values) if values else None
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Inside, actions and logged numbers start empty; afterwards they are as before."""
+        actions, logged = dict(self.actions), dict(self.logged)
+        self._pending({}, {})
+        try:
+            yield
+        finally:
+            self._pending(actions, logged)
+
+    def _pending(self, actions: Mapping[str, list[float]], logged: Mapping[str, float]) -> None:
+        for mine, new in ((self.actions, actions), (self.logged, logged)):
+            mine.clear()
+            mine.update(new)  # type: ignore[arg-type]
+
     def state(self) -> dict[str, Any]:
-        """``state_dict()`` of every plugin that has one."""
-        return {
-            a.name: a.instance.state_dict()
-            for a in self.active
-            if hasattr(a.instance, "state_dict")
-        }
+        """All that a resumed run must know: each ``state_dict()``, and what waits for a row."""
+        states = {}
+        for a in self.active:
+            if hasattr(a.instance, "state_dict"):
+                try:
+                    states[a.name] = json.loads(json.dumps(a.instance.state_dict()))
+                except (TypeError, ValueError) as error:
+                    raise UserError(
+                        f"{a.found}: its state_dict() should hold numbers, text, lists and "
+                        f"mappings only: {error}"
+                    ) from error
+        return {"states": states, "actions": dict(self.actions), "logged": dict(self.logged)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Give back what :meth:`state` answered."""
-        for name, value in state.items():
-            self[name].instance.load_state_dict(value)
+        self._pending(state["actions"], state["logged"])
+        for a in self.active:
+            if a.name in state["states"]:
+                a.instance.load_state_dict(state["states"][a.name])
 
 
 def activate(wanted: Sequence[tuple[str, Mapping[str, Any]]], where: str) -> Plugins:
@@ -248,73 +303,46 @@ def activate(wanted: Sequence[tuple[str, Mapping[str, Any]]], where: str) -> Plu
     """
     active: list[Active] = []
     complaints: list[str] = []
-    for name, settings in wanted:
-        if name in {a.name for a in active}:
-            complaints.append(f"{where}: plugin '{name}' is listed twice")
-            continue
+    names = [name for name, _ in wanted]
+    for name in dict.fromkeys(n for n in names if names.count(n) > 1):
+        complaints.append(f"{where}: plugin '{name}' is listed twice")
+    for name, settings in dict(wanted).items():
         try:
             active.append(activate_one(name, settings, where))
         except UserError as error:
             complaints.append(str(error))
-    if complaints:
-        raise UserError("\n".join(complaints))
-    claims: dict[str, list[str]] = {hook: [] for hook, kind in KINDS.items() if kind == "one"}
-    for one in active:
-        for hook in one.hooks:
-            if hook in claims:
-                claims[hook].append(one.name)
+    owners: dict[str, str] = {}
     defaults = default_owners()
-    for hook, names in claims.items():
-        if len(names) > 1:
-            both = " and ".join(f"'{name}'" for name in names)
-            complaints.append(f"{where}: hook '{hook}' has one owner, but {both} both claim it")
-        if not names and hook in defaults:
-            one = next(
-                (a for a in active if a.name == defaults[hook]),
-                None,
-            ) or activate_one(defaults[hook], {}, where)
-            if one not in active:
-                active.append(one)
-            names.append(one.name)
+    for hook in (h for h, kind in KINDS.items() if kind == "one"):
+        claims = [a.name for a in active if hook in a.hooks]
+        if len(claims) > 1:
+            all_of_them = " and ".join(f"'{name}'" for name in claims)
+            complaints.append(f"{where}: hook '{hook}' has one owner, but {all_of_them} claim it")
+        if not claims and hook in defaults and not complaints:
+            active.append(activate_one(defaults[hook], {}, where, built_in=True))
+            claims = [active[-1].name]
+        if claims:
+            owners[hook] = claims[0]
+    complaints += [f"{where}: {complaint}" for complaint in _column_faults(active)]
     if complaints:
         raise UserError("\n".join(complaints))
-    manager = pluggy.PluginManager(GROUP)
-    manager.add_hookspecs(hookspecs)
-    for one in active:
-        try:
-            manager.register(one.instance, one.name)
-            manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            text = " ".join(str(error).split())
-            raise UserError(f"plugin '{one.name}' of {one.found.distribution}: {text}") from None
-    owners = {hook: names[0] for hook, names in claims.items() if names}
-    _check_columns(active, where)
-    return Plugins(active, manager, owners)
+    return Plugins(active, owners)
 
 
-# Columns that the core itself reads; `margin` belongs to the loss that uses it.
-CORE_COLUMNS = {"weight", "label"}
+def _column_faults(active: Sequence[Active]) -> Iterator[str]:
+    """Columns that a plugin consumes and none provides (in time), or that nothing consumes."""
 
+    def columns(of: Sequence[Active], which: str) -> set[str]:
+        return {column for a in of for column in getattr(a.instance, which, ())}
 
-def _check_columns(active: Sequence[Active], where: str) -> None:
-    """A column that is consumed must be provided by an earlier plugin, and the other way round."""
-    provided: set[str] = {"margin", *CORE_COLUMNS}
-    consumed = set(CORE_COLUMNS)
-    complaints = []
-    for one in active:
-        for column in getattr(one.instance, "consumes", ()):
-            consumed.add(column)
-            if column not in provided:
-                complaints.append(
-                    f"{where}: plugin '{one.name}' consumes column '{column}', which no plugin "
-                    "listed before it provides"
-                )
-        provided |= set(getattr(one.instance, "provides", ()))
-    for one in active:
-        columns = set(getattr(one.instance, "provides", ()))
-        if columns and not columns & consumed:
-            complaints.append(
-                f"{where}: plugin '{one.name}' provides {sorted(columns)}, which nothing consumes"
-            )
-    if complaints:
-        raise UserError("\n".join(complaints))
+    consumed = columns(active, "consumes") | CORE_COLUMNS
+    for place, one in enumerate(active):
+        before = active[:place] if "refine_data" in one.hooks else active
+        there = columns(before, "provides") | CORE_COLUMNS | {"margin"}
+        for column in sorted(columns([one], "consumes") - there):
+            order = " listed before it" if "refine_data" in one.hooks else ""
+            yield f"plugin '{one.name}' consumes column '{column}', which no plugin{order} provides"
+        provided = columns([one], "provides")
+        if provided and not provided & consumed:
+            names = ", ".join(f"'{column}'" for column in sorted(provided))
+            yield f"plugin '{one.name}' provides column {names}, which nothing consumes"

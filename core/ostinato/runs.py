@@ -5,101 +5,29 @@ Everything is written beside its place and renamed into it, so what has its name
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import hashlib
 import json
-import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ostinato.config import RunConfig
+from ostinato.disk import checksum, disk_errors, sync
 from ostinato.errors import UserError
+from ostinato.metrics import Metrics
 from ostinato.plugins import Plugins
 
 T = TypeVar("T")
 MAY_CHANGE = ("iterations", "backend")
 STACK = ("ostinato", "torch", "transformers", "accelerate", "datasets", "trl", "numpy")
-
-
-@contextmanager
-def disk_errors(what: str) -> Iterator[None]:
-    """A full or read-only disk becomes one sentence."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left" in str(error):
-            raise UserError(
-                f"{what}: the disk is full; free some space and run the same command again"
-            ) from error
-        if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
-            raise UserError(f"{what}: cannot be written: {error}") from error
-        raise
-
-
-def sync(path: Path) -> None:
-    """Make a file or folder last through a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class Metrics:
-    """metrics.jsonl. ``position`` is the end of what is known to be good; the rest is cut off at
-    the next write, so a resumed run goes on exactly behind its last checkpoint."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.position = 0
-        self._captured: list[dict[str, Any]] | None = None
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Append one object."""
-        if self._captured is not None:
-            self._captured.append(dict(row))
-            return
-        line = json.dumps(row, allow_nan=False) + "\n"
-        with disk_errors(str(self.path)), self.path.open("ab") as file:
-            if file.tell() != self.position:
-                file.truncate(self.position)
-            file.write(line.encode())
-        self.position += len(line.encode())
-
-    @contextmanager
-    def captured(self) -> Iterator[list[dict[str, Any]]]:
-        """Keep rows back inside the block."""
-        rows: list[dict[str, Any]] = []
-        before, self._captured = self._captured, rows
-        try:
-            yield rows
-        finally:
-            self._captured = before
-
-    def rows(self) -> list[dict[str, Any]]:
-        """All rows up to ``position``."""
-        if not self.path.exists():
-            return []
-        with self.path.open("rb") as file:
-            return [json.loads(line) for line in file.read(self.position).splitlines()]
 
 
 class RunDirectory:
@@ -108,11 +36,14 @@ class RunDirectory:
     def __init__(self, path: Path, config: RunConfig, plugins: Plugins) -> None:
         self.path = path
         self.plugins = plugins
-        with disk_errors(str(path)):
+        with disk_errors(path):
             try:
                 path.mkdir(parents=True, exist_ok=True)
             except FileExistsError:
                 raise UserError(f"{path}: is a file, expected a folder for the run") from None
+            strangers = {p.name for p in path.iterdir()} - {"lock", beside("run.yaml")}
+            if strangers and not (path / "run.yaml").exists():
+                raise UserError(f"{path}: is not empty and holds no run; choose another folder")
             self._lock = (path / "lock").open("a")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,19 +62,35 @@ class RunDirectory:
         self._lock.close()
 
     def _claim(self, config: RunConfig) -> bool:
-        record = self.path / "run.yaml"
-        mine = config.model_dump(mode="json")
-        if record.exists():
+        """Write run.yaml, or compare with the one that is there; answers whether there was one."""
+        path = self.path / "run.yaml"
+        mine = self._record(config)
+        resumed = path.exists()
+        if resumed:
             try:
-                theirs = yaml.safe_load(record.read_text(encoding="utf-8"))["config"]
-            except (yaml.YAMLError, KeyError, TypeError):
-                raise UserError(f"{record}: is damaged; the run cannot be resumed") from None
-            self._compare(theirs, mine)
-        elif any(p.name != "lock" for p in self.path.iterdir()):
-            raise UserError(f"{self.path}: is not empty and holds no run; choose another folder")
-        resumed = record.exists()
-        facts = {
-            "config": mine,
+                theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
+                changed = differences(theirs, mine)
+            except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, AttributeError):
+                raise UserError(
+                    f"{path}: is damaged; restore it, or start again in another folder"
+                ) from None
+            if changed:
+                raise UserError(
+                    f"{self.path}: holds a run of another config: {'; '.join(changed)}; "
+                    "choose another folder"
+                )
+        with disk_errors(path):
+            new = path.with_name(beside(path.name))
+            new.write_text(yaml.safe_dump(mine, sort_keys=False), encoding="utf-8")
+            sync(new)
+            new.replace(path)
+        for left in list(self.path.rglob(beside("*"))):  # a list: the walk must not see it go
+            shutil.rmtree(left, ignore_errors=True)
+        return resumed
+
+    def _record(self, config: RunConfig) -> dict[str, Any]:
+        return {
+            "config": config.model_dump(mode="json"),
             "plugins": [
                 {
                     "name": a.name,
@@ -158,37 +105,6 @@ class RunDirectory:
             "versions": stack_versions(),
             "git": git_state(),
         }
-        text = yaml.safe_dump(facts, sort_keys=False)
-        self.write_file("run.yaml", text)
-        for left in self.path.rglob(".making-*"):
-            shutil.rmtree(left, ignore_errors=True)
-        return resumed
-
-    def _compare(self, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-        old, new = flat(theirs), flat(mine)
-        changed = [
-            f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
-            for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and key.split(".")[0] not in MAY_CHANGE
-        ]
-        if mine["iterations"] < theirs["iterations"]:
-            changed.append(
-                f"iterations was {theirs['iterations']}, is {mine['iterations']} (may only grow)"
-            )
-        if changed:
-            raise UserError(
-                f"{self.path}: holds a run of another config: {'; '.join(changed)}; "
-                "choose another folder"
-            )
-
-    def write_file(self, name: str, text: str) -> None:
-        """Replace a small file whole."""
-        path = self.path / name
-        beside = path.with_name(f".{path.name}.new")
-        with disk_errors(str(path)):
-            beside.write_text(text, encoding="utf-8")
-            sync(beside)
-            beside.replace(path)
 
     def artefact(
         self,
@@ -199,13 +115,14 @@ class RunDirectory:
     ) -> T:
         """What ``make`` answers, made once; a finished artefact loads if its checksums agree."""
         folder = self.path / name
-        if folder.exists():
-            done = self._verified(folder)
-            self.metrics.position = done["metrics_bytes"]
-            self.plugins.load_state(done["plugins"])
-            return load(folder)
-        made = make()
-        self._write(folder, lambda beside: save(made, beside))
+        if not folder.exists():
+            made = make()
+            self._write(folder, lambda new: save(made, new))
+            return made
+        done = self._verified(folder)
+        self.metrics.go_back(done["metrics"])
+        made = load(folder)
+        self.plugins.load_state(done["plugins"])  # after `load`, which may call hooks again
         return made
 
     def cached(
@@ -221,61 +138,59 @@ class RunDirectory:
             with self.metrics.captured() as rows:
                 made = make()
 
-            def write(beside: Path) -> None:
-                save(made, beside)
+            def write(new: Path) -> None:
+                save(made, new)
                 lines = "".join(json.dumps(row) + "\n" for row in rows)
-                (beside / "rows.jsonl").write_text(lines, encoding="utf-8")
+                (new / "rows.jsonl").write_text(lines, encoding="utf-8")
 
             self._write(folder, write)
-        self._verified(folder)
+        done = self._verified(folder)
+        self.plugins.load_state(done["plugins"])
         for line in (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines():
             self.metrics.write(json.loads(line))
         return load(folder)
 
     def _write(self, folder: Path, save: Callable[[Path], None], **extra: Any) -> None:
-        beside = folder.with_name(f".making-{folder.name}")
-        with disk_errors(str(folder)):
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
+        """Fill a folder beside its place, mark it with checksums, and rename it into its place."""
+        new = folder.with_name(beside(folder.name))
+        with disk_errors(folder):
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(parents=True)
             try:
-                save(beside)
-                files = sorted(p for p in beside.rglob("*") if p.is_file())
+                save(new)
+                files = sorted(p for p in new.rglob("*") if p.is_file())
                 done = {
-                    "files": {str(p.relative_to(beside)): checksum(p) for p in files},
-                    "metrics_bytes": self.metrics.position,
+                    "files": {str(p.relative_to(new)): checksum(p) for p in files},
+                    "metrics": self.metrics.mark(),
                     "plugins": self.plugins.state(),
                     **extra,
                 }
-                (beside / "done.json").write_text(json.dumps(done, indent=1), encoding="utf-8")
-                for file in [*files, beside / "done.json"]:
-                    sync(file)
+                (new / "done.json").write_text(json.dumps(done, indent=1), encoding="utf-8")
+                for path in [*new.rglob("*"), new]:
+                    sync(path)
                 if self.metrics.path.exists():
-                    sync(self.metrics.path)  # the marker's offset must not outlive its rows
-                beside.rename(folder)
+                    sync(self.metrics.path)  # the mark must not outlive the rows before it
+                new.rename(folder)
                 sync(folder.parent)
             except BaseException:
-                shutil.rmtree(beside, ignore_errors=True)
+                shutil.rmtree(new, ignore_errors=True)
                 raise
 
     def _verified(self, folder: Path) -> dict[str, Any]:
+        """What done.json says, if every file is as it was written."""
         try:
             done: dict[str, Any] = json.loads((folder / "done.json").read_text(encoding="utf-8"))
             wrong = [
                 name
                 for name, value in done["files"].items()
-                if not (folder / name).exists() or checksum(folder / name) != value
+                if not (folder / name).is_file() or checksum(folder / name) != value
             ]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             wrong = ["done.json"]
         if wrong:
             raise UserError(
                 f"{folder / wrong[0]}: is missing, truncated or changed since the run wrote it; "
-                f"restore it, or delete {folder} and all later stages to compute them again"
-            )
-        if self.metrics.path.exists() and self.metrics.path.stat().st_size < done["metrics_bytes"]:
-            raise UserError(
-                f"{self.metrics.path}: is shorter than when {folder.name} was finished; "
-                "restore it, or start in another folder"
+                f"restore it, or delete {folder} and what was made after it to compute it again"
             )
         return done
 
@@ -291,8 +206,8 @@ class RunDirectory:
         folder = self.path / f"{stage}.checkpoints" / f"{name}-{step}"
         contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
 
-        def write(beside: Path) -> None:
-            save_file(contiguous, beside / "tensors.safetensors")
+        def write(new: Path) -> None:
+            save_file(contiguous, new / "tensors.safetensors")
 
         self._write(folder, write, facts=dict(facts), step=step)
         for older in folder.parent.glob(f"{name}-*"):
@@ -308,7 +223,7 @@ class RunDirectory:
         if not found:
             return None
         done = self._verified(found[-1])
-        self.metrics.position = done["metrics_bytes"]
+        self.metrics.go_back(done["metrics"])
         self.plugins.load_state(done["plugins"])
         with safe_open(found[-1] / "tensors.safetensors", framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -317,6 +232,38 @@ class RunDirectory:
     def drop_checkpoints(self, stage: str) -> None:
         """A finished stage needs none."""
         shutil.rmtree(self.path / f"{stage}.checkpoints", ignore_errors=True)
+
+
+def beside(name: str) -> str:
+    """The name under which something is made before it is whole."""
+    return f".making-{name}"
+
+
+def differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    """What keeps a run from going on under another config, one difference each."""
+    old, new = decisive(theirs), decisive(mine)
+    changed = [
+        f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    before, now = theirs["config"]["iterations"], mine["config"]["iterations"]
+    if now < before:
+        changed.append(f"iterations was {before}, is {now}, and may only grow")
+    return changed
+
+
+def decisive(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of run.yaml that must stay: not iterations, backend, nor plugins that only watch."""
+    plugins = [p for p in record["plugins"] if p["hooks"] != ["observe"]]
+    config = {k: v for k, v in record["config"].items() if k not in (*MAY_CHANGE, "plugins")}
+    return flat(
+        {
+            **config,
+            "plugins": {p["name"]: p["settings"] for p in plugins},
+            "order of plugins": [p["name"] for p in plugins],
+        }
+    )
 
 
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
