@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,7 @@ from ostinato.draws import Draws
 from ostinato.errors import UserError
 from ostinato.evaluation import Baseline, measure_baseline
 from ostinato.events import Event, EventKind
-from ostinato.generation import stop_token
+from ostinato.generation import check_length, stop_token
 from ostinato.plugins import Plugins, activate
 from ostinato.policy import Policy
 from ostinato.preferences import load_data, save_data
@@ -108,6 +107,7 @@ class Session:
         stop_token(self.sft_policy, config.generation)
         self.sft = PolicyHandle("sft", lambda: self.sft_policy)
         self.prompts: PromptSplits = load_prompts(config.prompts, self.tokenizer)
+        check_length(self.sft_policy, self.prompts.longest, config.generation)
         self.ctx = Context(
             config,
             self.draws,
@@ -115,6 +115,7 @@ class Session:
             self.sft,
             self.gold,
             directory=self.directory.path,
+            logged=self.plugins.logged,
         )
 
     def __enter__(self) -> Session:
@@ -138,8 +139,9 @@ class Session:
     @cached_property
     def baseline(self) -> Baseline:
         """SFT responses to the evaluation prompts."""
+        ctx = self.ctx.at(draws=self.draws, iteration=0)  # whenever a resumed run asks first
         with self.backend.autocast():
-            return measure_baseline(self.sft_policy, self.prompts.evaluation, self.ctx)
+            return measure_baseline(self.sft_policy, self.prompts.evaluation, ctx)
 
     def _sft(self) -> Policy:
         with self.draws.forked("policy weights"):
@@ -198,11 +200,8 @@ class Session:
 
     def cached(self, name: str, make: Callable[[], Dataset]) -> Dataset:
         """A plugin's data set, made once an iteration."""
-        before, self.plugins.actions = self.plugins.actions, defaultdict(list)
-        try:  # the actions before it belong to the stage's own row, cached or not
+        with self.plugins.aside():  # what waits for the stage's own row stays there, cached or not
             return self.directory.cached(self.name(f"cache-{name}"), make, save_data, load_data)
-        finally:
-            self.plugins.actions = before
 
     def log(self, kind: str, **row: Any) -> None:
         """One line of metrics.jsonl; progress rows are told to who watches."""
