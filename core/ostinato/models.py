@@ -134,6 +134,12 @@ def vocabulary_key(tokenizer: Any) -> str:
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """A transformers checkpoint: safetensors, config and tokenizer."""
+    """A transformers checkpoint: safetensors, config and tokenizer.
+
+    The same whatever the tokenizer was last asked: fast ones keep their last padding.
+    """
     model.save_pretrained(folder, safe_serialization=True)
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_padding()
+        tokenizer.backend_tokenizer.no_truncation()
     tokenizer.save_pretrained(folder)
