@@ -155,9 +155,10 @@ def run(
         with _loading():
             from ostinato import loop
         from ostinato.console import RunConsole
+        from ostinato.report import write_report
 
         with RunConsole(source) as console:
-            loop.run(source, folder, overrides, watch=[console])
+            loop.run(source, folder, overrides, watch=[write_report, console])
 
 
 @app.command()
@@ -193,6 +194,21 @@ def plugins(
             catalogue.show_all(found)
         else:
             catalogue.show_one(found[0])
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Also compare the runs, grouped by config."),
+    ] = None,
+) -> None:
+    """Compare runs by iteration, and write report.html into each."""
+    with _plain_errors():
+        from ostinato.report import report_runs
+
+        report_runs(runs, out)
 
 
 @app.command(name="version")

@@ -27,7 +27,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from ostinato.config import RunConfig
+from ostinato.config import ModelSection, RunConfig
 from ostinato.events import Event
 from ostinato.hookspecs import KINDS
 from ostinato.plugins import Plugins
@@ -115,12 +115,16 @@ def hook_owners(config: RunConfig, plugins: Plugins) -> list[tuple[str, str, boo
     return found
 
 
+def _weights(section: ModelSection) -> str:
+    return "random weights" if section.random else str(section.model)
+
+
 def sources(config: RunConfig) -> list[tuple[str, str]]:
     """Where models and prompts come from."""
-    gold = config.gold and (config.gold.model or config.gold.function)
+    gold = config.gold and (config.gold.function or _weights(config.gold))
     found = {
-        "policy": config.policy.model or "random weights",
-        "reward model": config.reward_model.model or "random weights",
+        "policy": _weights(config.policy),
+        "reward model": _weights(config.reward_model),
         "gold": gold or "none: no gold, gap and MMD",
         "prompts": str(config.prompts.data),
     }
@@ -415,7 +419,7 @@ def _next_steps(source: str, seed: int, folder: Path) -> list[RenderableType]:
     table = Table.grid(padding=(0, 2))
     for name, meaning in kept.items():
         table.add_row(f"  {name}", Text(meaning, style="dim"))
-    other = "--set 'plugins=[take_last_data, worst_case]' --out runs/other"
+    other = "--set 'plugins=[take_last_data]' --out runs/other"
     commands = {
         f"ostinato report {folder}": "this table again; give several runs to compare them",
         f"ostinato run {source} --seed {seed + 1}": "another seed, for the spread",
