@@ -126,18 +126,28 @@ class RewardModel(nn.Module, Reward):
         self.eval()  # dropout is off unless a plugin needs it in training
 
     @classmethod
-    def load(cls, section: RewardModelSection, lm_head: bool = False) -> RewardModel:
-        """R_init: the body that the run file names; :meth:`with_head` gives it its head."""
-        tokenizer = load_tokenizer(section, "reward_model")
+    def load(
+        cls, section: RewardModelSection, lm_head: bool = False, key: str = "reward_model"
+    ) -> RewardModel:
+        """R_init: the body that the run file names; :meth:`with_head` gives it its head.
+
+        Raises UserError, naming ``key``, if there is no such body, or no language-model head.
+        """
+        tokenizer = load_tokenizer(section, key)
         auto = AutoModelForSequenceClassification
-        model = load_model(auto, section, tokenizer, "reward_model", num_labels=1)
+        model = load_model(auto, section, tokenizer, key, num_labels=1)
         if not isinstance(getattr(model, "score", None), nn.Linear):
-            raise UserError(
-                f"reward_model: a {model.config.model_type} model has no linear `score` head"
-            )
+            raise UserError(f"{key}: a {model.config.model_type} model has no linear `score` head")
         made = cls(model, tokenizer, max_tokens=section.max_tokens)
         if lm_head:
-            lm = load_model(AutoModelForCausalLM, section, tokenizer, "reward_model")
+            kinds = getattr(model.config, "architectures", None) or []
+            headless = any(kind.endswith("ForSequenceClassification") for kind in kinds)
+            if section.model and headless and not model.config.tie_word_embeddings:
+                raise UserError(
+                    f"{key}.model: a plugin needs the language-model head, and the checkpoint "
+                    f"'{section.model}' is a {kinds[0]} without one"
+                )
+            lm = load_model(AutoModelForCausalLM, section, tokenizer, key)
             made.lm_head = copy.deepcopy(lm.get_output_embeddings())
         return made
 
@@ -359,11 +369,9 @@ def load_gold(section: GoldSection, device: torch.device) -> Scorer:
                 "without `score(prompts, responses, finished)`"
             )
         return made
-    loaded = RewardModelSection(
-        model=section.model, trust_remote_code=section.trust_remote_code, max_tokens=2048
-    )
-    model = RewardModel.load(loaded)
-    return model.to(device)
+    shared = section.model_dump(exclude={"function", "batch"})
+    loaded = RewardModelSection(**shared, max_tokens=2048)
+    return RewardModel.load(loaded, key="gold").to(device)
 
 
 def gold_scores(gold: Scorer, samples: Samples, batch: int) -> Tensor:
