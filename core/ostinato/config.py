@@ -39,14 +39,22 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _something(self) -> ModelSection:
-        if self.model is None and self.random is None:
-            raise ValueError("has neither model nor random, and no world supplies one")
         if self.random is not None and "model_type" not in self.random:
             raise ValueError("random needs a model_type, such as gpt_neox")
         return self
 
 
-class PolicySection(ModelSection):
+class RequiredModelSection(ModelSection):
+    """A model that every run has."""
+
+    @model_validator(mode="after")
+    def _present(self) -> RequiredModelSection:
+        if self.model is None and self.random is None:
+            raise ValueError("has neither model nor random, and no world supplies one")
+        return self
+
+
+class PolicySection(RequiredModelSection):
     """The policy that is sampled and optimised."""
 
     value: Literal["shared", "separate"] = Field(
@@ -54,7 +62,7 @@ class PolicySection(ModelSection):
     )
 
 
-class RewardModelSection(ModelSection):
+class RewardModelSection(RequiredModelSection):
     """The proxy reward models."""
 
     members: int = Field(1, ge=1, description="reward models trained an iteration")
@@ -405,8 +413,12 @@ def read_file(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: no such run file{closest(path.name, [*near, *worlds()])}"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder, expected a run file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not text in UTF-8, expected a YAML run file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     try:
         made = parsed(text)
     except yaml.YAMLError as error:
@@ -416,7 +428,8 @@ def read_file(path: Path) -> dict[str, Any]:
             f"{path}: not valid YAML{line}: {getattr(error, 'problem', None) or error}"
         ) from None
     if not isinstance(made, dict):
-        raise UserError(f"{path}: expected a mapping of settings, got {type(made).__name__}")
+        kind = {type(None): "nothing", list: "a list", str: "text"}.get(type(made), repr(made))
+        raise UserError(f"{path}: expected a mapping of settings, got {kind}")
     return made
 
 
@@ -478,6 +491,15 @@ def _fields_at(schema: type[BaseModel], path: Sequence[Any]) -> list[str]:
     return list(schema.model_fields)
 
 
+# pydantic's words for these name Python classes
+EXPECTED = {
+    "model_type": "expected a mapping",
+    "dict_type": "expected a mapping",
+    "list_type": "expected a list",
+    "finite_number": "expected a finite number",
+}
+
+
 def describe_errors(
     error: ValidationError, schema: type[BaseModel], where: str, below: str = ""
 ) -> Iterator[str]:
@@ -496,7 +518,8 @@ def describe_errors(
             yield f"{where}: {key}: is missing"
             continue
         message = one["msg"].removeprefix("Value error, ")
-        message = message[:1].lower() + message[1:]
+        message = message[:1].lower() + message[1:].partition(", unable to")[0]
+        message = EXPECTED.get(one["type"], message)
         given = "" if one["type"] == "value_error" else f", got {one['input']!r}"[:120]
         yield f"{where}: {key}: {message}{given}"
 
