@@ -390,10 +390,12 @@ def _nested(path: Sequence[str], value: Any) -> Any:
     return value
 
 
-def _set_plugin(listed: Any, path: Sequence[str], value: Any) -> list[Any]:
+def _set_plugin(listed: Any, path: Sequence[str], value: Any) -> Any:
     """The list of plugins with one setting, ``path`` = name and key, changed."""
+    if not isinstance(listed, list) or not all(isinstance(e, str | dict) for e in listed):
+        return listed  # validation says what is wrong with it
     key = f"--set plugins.{'.'.join(path)}"
-    entries = [{e: {}} if isinstance(e, str) else e for e in listed or []]
+    entries = [{e: {}} if isinstance(e, str) else e for e in listed]
     names = {name for entry in entries for name in entry}
     if path[0] not in names:
         raise UserError(f"{key}: the run lists no plugin '{path[0]}'{closest(path[0], names)}")
@@ -531,5 +533,8 @@ def load_named(path: str, where: str) -> Any:
         raise UserError(f"{where}: '{path}' should be module:name")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{where}: '{path}' cannot be imported: {error}") from None
+    except Exception as error:  # whatever the module does when it is imported
+        first = next(iter(str(error).splitlines()), "")
+        raise UserError(
+            f"{where}: '{path}' cannot be imported: {type(error).__name__}: {first}"
+        ) from error

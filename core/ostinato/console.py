@@ -205,7 +205,7 @@ class RunConsole:
     def __init__(self, source: str, console: Console | None = None) -> None:
         self.source = source
         self.console = console or Console(highlight=False)
-        self.live = self.console.is_terminal
+        self.live = self.console.is_interactive
         self.started = time.monotonic()
         self.iterations = 0
         self.seed = 0
@@ -245,8 +245,7 @@ class RunConsole:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._drop_bar()
-        self.bars.stop()
+        self._end_bars()
 
     def __call__(self, event: Event) -> None:
         self.tell[event.kind](event)
@@ -314,6 +313,11 @@ class RunConsole:
             self.bars.remove_task(self.bar[1])
             self.bar = None
 
+    def _end_bars(self) -> None:
+        self._drop_bar()
+        if self.live:  # else rich prints an empty line
+            self.bars.stop()
+
     def _plain_progress(self, stage: str, what: str, row: Row) -> None:
         """A line each quarter of the way, at most every few seconds and at least every minute."""
         step, total = row["step"], row["total"]
@@ -368,8 +372,7 @@ class RunConsole:
         show(self.console, table)
 
     def _run_finished(self, event: Event) -> None:
-        self._drop_bar()
-        self.bars.stop()
+        self._end_bars()
         self._rule(f"Finished in {duration(time.monotonic() - self.started)}")
         show(self.console, iteration_table(event.data["rows"]))
         show(self.console, *_verdict(event.data["rows"]))

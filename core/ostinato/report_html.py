@@ -30,6 +30,8 @@ th, td { padding: .35rem .8rem; border-bottom: 1px solid #e3e5e8; text-align: le
   vertical-align: top; }
 th { font-weight: 600; } .numbers th, .numbers td { text-align: right;
   font-variant-numeric: tabular-nums; white-space: nowrap; }
+h3 { font-size: 1rem; margin: 1.2rem 0 0; }
+.wide { width: 100%; } .wide th { width: 5rem; }
 .scroll { overflow-x: auto; }
 pre { background: #fff; border: 1px solid #e3e5e8; border-radius: 8px; padding: 1rem;
   overflow-x: auto; font-size: .85rem; }
@@ -129,7 +131,7 @@ def _numbers(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _pairs(rows: Sequence[tuple[str, str]]) -> str:
     """A table of names and what belongs to them, which is HTML."""
     body = "".join(f"<tr><th>{escape(name)}</th><td>{html}</td></tr>\n" for name, html in rows)
-    return f"<table>{body}</table>"
+    return f'<table class="wide">{body}</table>'
 
 
 def _details(title: str, text: str) -> str:

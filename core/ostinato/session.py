@@ -13,7 +13,7 @@ from transformers.utils import logging as hf_logging
 
 from ostinato.backend import Backend
 from ostinato.batches import PolicyHandle
-from ostinato.config import RunConfig
+from ostinato.config import RunConfig, load_named
 from ostinato.context import Context
 from ostinato.draws import Draws
 from ostinato.errors import UserError
@@ -26,7 +26,7 @@ from ostinato.preferences import load_data, save_data
 from ostinato.prompts import PromptSplits, load_prompts, split_texts
 from ostinato.reward_model import RewardModel, load_gold
 from ostinato.runs import RunDirectory
-from ostinato.sft import train_sft
+from ostinato.sft import prompt_answers, train_sft
 
 T = TypeVar("T")
 Watcher = Callable[[Event], None]
@@ -54,8 +54,10 @@ def check(config: RunConfig, where: str) -> Plugins:
     ):
         if section and section.startswith((".", "/", "~")) and not Path(section).is_dir():
             raise UserError(f"{where}: {key}: no folder '{section}'")
-    if looks_local(config.prompts.data or ""):
-        split_texts(config.prompts)
+    try:
+        _check_data(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     if config.gold is None and "label" in plugins.owners:
         owner = plugins[plugins.owners["label"]]
         if getattr(owner.instance, "needs_gold", False):
@@ -64,6 +66,16 @@ def check(config: RunConfig, where: str) -> Plugins:
                 "gold.model, or list a labeller that needs none"
             )
     return plugins
+
+
+def _check_data(config: RunConfig) -> None:
+    """Data that lies here, and the gold function's module."""
+    if looks_local(config.prompts.data or ""):
+        split_texts(config.prompts)
+    if config.sft is not None and looks_local(config.sft.data):
+        prompt_answers(config)
+    if config.gold is not None and config.gold.function is not None:
+        load_named(config.gold.function, "gold.function")
 
 
 def looks_local(data: str) -> bool:
@@ -94,7 +106,8 @@ class Session:
         hf_logging.disable_progress_bar()
         self.backend = Backend(config.backend)
         self.draws = Draws(config.seed)
-        self.gold = load_gold(config.gold, self.backend.device) if config.gold else None
+        with self.draws.forked("gold weights"):
+            self.gold = load_gold(config.gold, self.backend.device) if config.gold else None
         self.tell(
             "run_started",
             config=config,

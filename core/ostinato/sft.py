@@ -16,11 +16,8 @@ from ostinato.policy import Policy
 from ostinato.prompts import read_rows, render
 
 
-def completions(tokenizer: Any, config: RunConfig) -> Dataset:
-    """SFT rows as ``input_ids`` and ``completion_mask``, 1 on the completion and its stop token.
-
-    Raises UserError where a row lacks a column.
-    """
+def prompt_answers(config: RunConfig) -> tuple[list[str], list[str]]:
+    """Prompts and responses of the SFT data, as text; UserError where a row lacks a column."""
     settings = config.sft
     assert settings is not None
     where = f"sft.data '{settings.data}'"
@@ -31,6 +28,12 @@ def completions(tokenizer: Any, config: RunConfig) -> Dataset:
             raise UserError(f"a row of {where} has no column '{settings.completion}'{hint}")
         texts.append(render(row, config.prompts.template, settings.prompt, where))
         answers.append(str(row[settings.completion]))
+    return texts, answers
+
+
+def completions(tokenizer: Any, config: RunConfig) -> Dataset:
+    """SFT rows as ``input_ids`` and ``completion_mask``, 1 on the completion and its stop token."""
+    texts, answers = prompt_answers(config)
     prompts = prompt_tokens(tokenizer, texts)
     responses = response_tokens(tokenizer, answers, [True] * len(answers))
     pairs = list(zip(prompts, responses, strict=True))
