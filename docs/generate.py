@@ -33,12 +33,17 @@ PACKAGE = "ostinato"
 
 def main() -> None:
     """Rewrite every page in place."""
-    for page in sorted(DOCS.rglob("*.md")):
+    for page in pages():
         old = page.read_text(encoding="utf-8")
         new = filled(old)
         if new != old:
             page.write_text(new, encoding="utf-8")
             print(f"{page.relative_to(DOCS.parent)} rewritten")
+
+
+def pages() -> list[Path]:
+    """Every page, the README among them."""
+    return [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
 def filled(text: str) -> str:
@@ -171,7 +176,7 @@ def hook(name: str) -> str:
         ["default owner", f"[{default}](../plugins/{default}.md)" if default else "none"],
         ["built-ins that answer it", links],
     ]
-    return table(["", ""], rows)
+    return table(rows[0], rows[1:])
 
 
 def hooks() -> str:
@@ -202,7 +207,8 @@ def plugin(name: str) -> str:
         ["consumes", ", ".join(f"`{c}`" for c in getattr(active, "consumes", ()))],
         ["source", f"`plugins/{made.__module__.replace('.', '/')}.py`"],
     ]
-    return f"{summary_of(made)}\n\n" + table(["", ""], [row for row in rows if row[1]])
+    told = [row for row in rows if row[1]]
+    return f"{summary_of(made)}\n\n" + table(told[0], told[1:])
 
 
 def plugins() -> str:
@@ -216,6 +222,20 @@ def plugins() -> str:
         for name in built_ins()
     ]
     return table(["plugin", "hooks", "what it does"], rows)
+
+
+def readme_plugins() -> str:
+    """The built-ins by hook."""
+    answers = {name: hooks_of(plugin_class(name)) for name in built_ins()}
+    rows = [
+        [
+            f"[`{hook}`](docs/hooks/{hook}.md)",
+            ", ".join(f"[`{n}`](docs/plugins/{n}.md)" for n in users),
+        ]
+        for hook in KINDS
+        if (users := [name for name, hooks in answers.items() if hook in hooks])
+    ]
+    return table(["hook", "methods"], rows)
 
 
 def reference() -> str:
@@ -249,6 +269,7 @@ MAKERS: dict[str, Callable[..., str]] = {
     "hooks": hooks,
     "plugin": plugin,
     "plugins": plugins,
+    "readme-plugins": readme_plugins,
     "reference": reference,
     "run-file": run_file,
     "settings": settings,
