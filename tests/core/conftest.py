@@ -1,0 +1,193 @@
+"""What the policy's tests share: tiny policies of three families, a fake reward, an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from ostinato import load_config
+from ostinato.backend import Backend
+from ostinato.batches import PolicyHandle, Samples, Scores
+from ostinato.config import RunConfig
+from ostinato.context import Context
+from ostinato.draws import Draws
+from ostinato.generation import sample
+from ostinato.plugins import Plugins, activate
+from ostinato.policy import Policy
+from ostinato.policy_training import PolicyTrainer
+from ostinato.prompts import PromptSet
+from ostinato.reward_model import Reward
+
+# A wide initialisation: at transformers' own .02 every next-token distribution is nearly uniform,
+# and a wrong temperature or position would hardly show.
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+RANDOM = {
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "bos_token_id": None},
+    "gpt_neox": {**SIZES, "intermediate_size": 32, "max_position_embeddings": 64},
+    "llama": {**SIZES, "intermediate_size": 32, "num_key_value_heads": 1, "bos_token_id": None},
+}
+WORDS = ("a", "b", "c", "d")
+
+
+def words_tokenizer(words: Sequence[str] = WORDS, pad: str | None = "<pad>") -> Any:
+    """One token a word; <eos> is 0, and the pad is the eos where none is named."""
+    names = ["<eos>", *([pad] if pad else []), *words]
+    known = {name: i for i, name in enumerate(names)}
+    core = Tokenizer(models.WordLevel(known, unk_token=words[0]))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<eos>", pad_token=pad or "<eos>"
+    )
+
+
+class FunctionReward(Reward):
+    """Scores that a function of the samples gives: (B,), or whole Scores."""
+
+    def __init__(self, function: Callable[[Samples], Tensor | Scores]) -> None:
+        self.function = function
+
+    @property
+    def members(self) -> list[Any]:
+        return []
+
+    def score_samples(self, samples: Samples) -> Scores:
+        score = self.function(samples)
+        return score if isinstance(score, Scores) else Scores(score, score[:, None, None])
+
+    def score_text(self, *_: Any) -> Scores:
+        raise AssertionError("the engine scores tokens")
+
+    def save(self, folder: Any) -> None:
+        raise AssertionError("never saved")
+
+    def to(self, device: torch.device) -> FunctionReward:
+        return self
+
+
+class NoDirectory:
+    """A run directory that keeps only what a checkpoint would hold."""
+
+    def __init__(self) -> None:
+        self.checkpoints: list[tuple[int, dict[str, Tensor]]] = []
+
+    def load_checkpoint(self, *_: Any) -> None:
+        return None
+
+    def save_checkpoint(self, stage: str, name: str, step: int, tensors: Any, facts: Any) -> None:
+        self.checkpoints.append((step, {key: value.clone() for key, value in tensors.items()}))
+
+
+@dataclass
+class PolicyKit:
+    """A config with its plugins, policies and engine; ``rows`` is what training logged."""
+
+    config: RunConfig
+    plugins: Plugins
+    ctx: Context
+    family: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    directory: NoDirectory = field(default_factory=NoDirectory)
+
+    @classmethod
+    def make(
+        cls,
+        family: str = "gpt_neox",
+        plugins: Sequence[Any] = (),
+        seed: int = 0,
+        model: dict[str, Any] | None = None,
+        **sections: Any,
+    ) -> PolicyKit:
+        """``sections`` are those of the run file; ``model`` changes the transformers config."""
+        torch.set_num_threads(1)
+        random = {
+            "model_type": family,
+            "initializer_range": 0.4,
+            **RANDOM[family],
+            **(model or {}),
+        }
+        policy = {"tokenizer": "bytes", "random": random, **sections.pop("policy", {})}
+        generation = {"max_new_tokens": 6, **sections.pop("generation", {})}
+        config = load_config(
+            {
+                "seed": seed,
+                "plugins": list(plugins),
+                "policy": policy,
+                "reward_model": {"random": random},
+                "prompts": {"data": "none.jsonl"},
+                "generation": generation,
+                "backend": {"threads": 1, "device": "cpu"},
+                **sections,
+            }
+        )
+
+        def absent() -> Any:
+            raise AssertionError("these tests have no SFT policy")
+
+        active = activate(config.wanted_plugins, "test")
+        handle = PolicyHandle("sft", absent)
+        ctx = Context(config, Draws(seed, 1), torch.device("cpu"), handle, iteration=1)
+        return cls(config, active, ctx, family)
+
+    def policy(self, seed: int = 0, temperature: float | None = None) -> Policy:
+        """Random weights; bytes as tokens."""
+        with Draws(seed).forked("policy weights"):
+            scale = self.config.generation.temperature if temperature is None else temperature
+            return Policy.load(self.config.policy, scale)
+
+    def word_policy(self, seed: int = 0, tokenizer: Any = None) -> Policy:
+        """Random weights; words as tokens."""
+        tokenizer = tokenizer or words_tokenizer()
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        with Draws(seed).forked("policy weights"):
+            section = dict(self.config.policy.random or {}, vocab_size=len(tokenizer))
+            lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**section))
+        return Policy(lm, tokenizer, self.config.generation.temperature)
+
+    def sample(self, policy: Policy, prompts: Sequence[Sequence[int]], seed: int = 0) -> Samples:
+        """One response to each prompt."""
+        generator = torch.Generator().manual_seed(seed)
+        return sample(policy, prompts, self.config.generation, generator)
+
+    def engine(self, prompts: Sequence[Sequence[int]], evaluate: Any = None) -> PolicyTrainer:
+        """``optimise`` as the loop makes it; ``rows`` collects what it logs."""
+
+        def log(kind: str, **row: Any) -> None:
+            self.rows.append(row)
+
+        chosen = PromptSet(list(range(len(prompts))), [""] * len(prompts), [*map(list, prompts)])
+        return PolicyTrainer(
+            self.plugins,
+            self.ctx,
+            Backend(self.config.backend),
+            self.directory,  # type: ignore[arg-type]
+            "iteration-1/policy",
+            chosen,
+            log,
+            evaluate or (lambda policy, step: None),
+        )
+
+
+@pytest.fixture(scope="session", name="policies")
+def _policies() -> type[PolicyKit]:
+    """Makes policies and the engine that optimises them."""
+    return PolicyKit
+
+
+@pytest.fixture(scope="session", name="function_reward")
+def _function_reward() -> type[FunctionReward]:
+    """A reward that is a function of the samples."""
+    return FunctionReward
+
+
+@pytest.fixture(scope="session", name="words")
+def _words() -> Callable[..., Any]:
+    """Makes a word-level tokenizer."""
+    return words_tokenizer
