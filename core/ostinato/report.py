@@ -177,7 +177,11 @@ def table_of(group: Group) -> Table:
     for heading, _, _ in MEASURES:
         table.add_column(heading, justify="right")
     for iteration in group.iterations:
-        cells = [spread(group.values(iteration, key), form) for _, key, form in MEASURES]
+        # the deviation below the mean, or six measures do not fit into 80 columns
+        cells = [
+            spread(group.values(iteration, key), form).replace(" ±", "\n±")
+            for _, key, form in MEASURES
+        ]
         table.add_row(str(iteration), *cells)
     return table
 
