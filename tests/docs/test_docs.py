@@ -60,8 +60,10 @@ def test_no_page_of_a_hook_that_is_gone():
 def test_every_built_in_has_a_page_and_a_test(generator):
     built_ins = set(generator.built_ins())
     assert {p.stem for p in (DOCS / "plugins").glob("*.md")} == {*built_ins, "index"}
-    tests = {p.stem.removeprefix("test_") for p in (ROOT / "tests" / "plugins").rglob("test_*.py")}
-    assert built_ins - tests == set()
+    tests = [p.read_text(encoding="utf-8") for p in (ROOT / "tests" / "plugins").rglob("test_*.py")]
+    classes = {name: generator.plugin_class(name).__name__ for name in built_ins}
+    tested = {n for n, c in classes.items() if any(re.search(rf"\b{c}\b", t) for t in tests)}
+    assert built_ins - tested == set()
 
 
 def test_plugin_pages_have_every_section(generator):

@@ -40,10 +40,20 @@ def test_ostinato_finds_it_with_its_distribution(site):
     assert found["summary"] == "Take reward off each token beyond a free length."
 
 
-def test_its_own_tests_pass_on_what_was_installed(site, docs):
+def test_its_own_tests_pass_on_what_was_installed(site, docs, tmp_path):
     tests = docs.parent / "contrib" / "ostinato-length-penalty" / "tests"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--basetemp",
+            str(tmp_path / "t"),
+            str(tests),
+        ],
         cwd=tests.parent,
         env=os.environ | {"PYTHONPATH": str(site)},
         capture_output=True,

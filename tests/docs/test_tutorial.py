@@ -34,9 +34,10 @@ def test_method_is_as_short_as_the_title_says(package):
     assert len([line for line in code.splitlines() if line.strip()]) <= 30
 
 
-def test_its_tests_pass(package):
+def test_its_tests_pass(package, tmp_path):
+    options = ["-q", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "t")]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_methods.py"],
+        [sys.executable, "-m", "pytest", *options, "test_my_methods.py"],
         cwd=package,
         env=os.environ | {"PYTHONPATH": str(package)},
         capture_output=True,
