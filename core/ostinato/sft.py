@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 
 from ostinato.backend import Backend
 from ostinato.config import RunConfig
@@ -52,14 +53,15 @@ def train_sft(policy: Policy, config: RunConfig, backend: Backend) -> Policy:
     the loop, a stop token last. A cut-short SFT stage starts again: the trainer's own checkpoints
     are pickles.
     """
+    from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
     settings = config.sft
     assert settings is not None
     with tempfile.TemporaryDirectory() as folder:
-        trainer = SFTTrainer(
-            model=policy.lm,
-            args=SFTConfig(
+        with warnings.catch_warnings():  # its new name is unknown to the older transformers 5
+            warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated")
+            arguments = SFTConfig(
                 output_dir=folder,
                 num_train_epochs=settings.epochs,
                 per_device_train_batch_size=settings.batch,
@@ -68,15 +70,21 @@ def train_sft(policy: Policy, config: RunConfig, backend: Backend) -> Policy:
                 use_cpu=backend.device.type == "cpu",
                 bf16=backend.dtype == "bf16",
                 max_length=config.prompts.max_tokens + config.generation.max_new_tokens,
+                completion_only_loss=True,
                 save_strategy="no",
                 report_to="none",
                 disable_tqdm=True,
                 logging_strategy="no",
                 gradient_checkpointing=False,
                 dataloader_pin_memory=False,
-            ),
+            )
+        disable_progress_bars()  # a run prints its own lines
+        trainer = SFTTrainer(
+            model=policy.lm,
+            args=arguments,
             train_dataset=completions(policy.tokenizer, config),
             processing_class=policy.tokenizer,
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
     return Policy(policy.lm.to(backend.device).eval(), policy.tokenizer, policy.temperature)
