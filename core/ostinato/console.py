@@ -330,8 +330,8 @@ class RunConsole:
         self._enter_iteration(event.iteration)
         self._drop_bar()
         stage = event.data["stage"]
-        if event.data["reused"]:
-            self._line(f"{stage}: kept from before", "dim")
+        if stage in STAGES and event.data["reused"]:
+            self._line(f"{STAGES[stage]}: kept from before", "dim")
         elif stage in STAGES and event.data["seconds"] >= 0.05:
             steps = f"{self.steps} {UNITS[stage]} in " if stage in UNITS else ""
             self._line(f"{STAGES[stage]}: {steps}{duration(event.data['seconds'])}", "dim")
@@ -358,8 +358,8 @@ class RunConsole:
 
     def _samples(self) -> None:
         """The same prompts at the iteration's first and last evaluation."""
-        if len(self.evaluations) < 2:
-            return
+        if len(self.evaluations) < 2 or self.evaluations[0]["step"] > 0:
+            return  # the first one was made before the run was cut short
         before, after = (self.evaluations[i].get("samples", []) for i in (0, -1))
         table = Table.grid(padding=(0, 2))
         table.add_column(no_wrap=True, style="dim")

@@ -132,6 +132,22 @@ def test_samples_before_and_after() -> None:
     assert lines[place + 2] == "after gold +1.50 proxy +1.25 it was tasty ."
 
 
+def test_a_resumed_stage() -> None:
+    out = Console(file=io.StringIO(), width=80, highlight=False)
+    watch = RunConsole("toy", out)
+    for stage in ("preferences", "combined"):
+        kept = {"stage": stage, "seconds": 1.0, "reused": True}
+        watch(Event("stage_finished", 1, data=kept))
+    for _ in range(2):  # neither is the policy before it was optimised
+        watch(Event("evaluated", 1, 4, {"row": evaluation(4, 0.5)}))
+    watch(Event("iteration_finished", 1, data={"row": summary(1, 0.5)}))
+    assert isinstance(out.file, io.StringIO)
+    text = out.file.getvalue()
+    assert "  Sampling and labelling pairs: kept from before\n" in text
+    assert text.count("kept from before") == 1
+    assert "prompt" not in text
+
+
 def test_without_gold() -> None:
     lines = squeezed(shown(gold=None))
     assert "4 – +4.50 – 6.00 12.3" in lines
