@@ -14,7 +14,6 @@ from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
@@ -102,6 +101,15 @@ class _Rate(ProgressColumn):
             return Text("", style="progress.data.speed")
         text = f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
         return Text(text, style="progress.data.speed")
+
+
+class _Count(ProgressColumn):
+    """Steps done of all; nothing where nobody knows how many there are."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text()
+        return Text(f"{task.completed:.0f}/{task.total:.0f}", style="progress.download")
 
 
 def hook_owners(config: RunConfig, plugins: Plugins) -> list[tuple[str, str, bool]]:
@@ -215,7 +223,7 @@ class RunConsole:
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
-            MofNCompleteColumn(),
+            _Count(),
             _Rate(),
             TimeRemainingColumn(compact=True),
             console=self.console,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,47 +35,57 @@ Watcher = Callable[[Event], None]
 def check(config: RunConfig, where: str) -> Plugins:
     """Everything that can be known before anything is computed or loaded; the active plugins.
 
-    Raises UserError.
+    Raises UserError, every complaint a line.
     """
     plugins = activate(config.wanted_plugins, where)
+    found = [*_lacking_members(config, plugins), *_missing(config), *_lacking_gold(config, plugins)]
+    if found:
+        raise UserError("\n".join(f"{where}: {complaint}" for complaint in found))
+    return plugins
+
+
+def _lacking_members(config: RunConfig, plugins: Plugins) -> Iterator[str]:
     members = plugins.need("members")
     heads = max([getattr(a.instance, "heads", 1) for a in plugins.active], default=1)
     if members and max(config.reward_model.members, heads) < members:
         asking = next(a.name for a in plugins.active if a.needs.get("members"))
-        raise UserError(
-            f"{where}: plugin '{asking}' needs at least {members} heads or members, for one "
-            "reward model alone has no variance; set reward_model.members, or list a plugin with "
-            "heads"
+        yield (
+            f"plugin '{asking}' needs at least {members} heads or members, for one reward model "
+            "alone has no variance; set reward_model.members, or list a plugin with heads"
         )
-    for key, section in (
+
+
+def _missing(config: RunConfig) -> Iterator[str]:
+    """Models, data and functions that should lie here and do not."""
+    for key, model in (
         ("policy.model", config.policy.model),
         ("reward_model.model", config.reward_model.model),
         ("gold.model", config.gold.model if config.gold else None),
     ):
-        if section and section.startswith((".", "/", "~")) and not Path(section).is_dir():
-            raise UserError(f"{where}: {key}: no folder '{section}'")
-    try:
-        _check_data(config)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    if config.gold is None and "label" in plugins.owners:
-        owner = plugins[plugins.owners["label"]]
-        if getattr(owner.instance, "needs_gold", False):
-            raise UserError(
-                f"{where}: labels come from plugin '{owner.name}', which needs a gold model; set "
-                "gold.model, or list a labeller that needs none"
-            )
-    return plugins
-
-
-def _check_data(config: RunConfig) -> None:
-    """Data that lies here, and the gold function's module."""
+        if model and model.startswith((".", "/", "~")) and not Path(model).is_dir():
+            yield f"{key}: no folder '{model}'"
+    attempts: list[Callable[[], Any]] = []
     if looks_local(config.prompts.data or ""):
-        split_texts(config.prompts)
+        attempts.append(lambda: split_texts(config.prompts))
     if config.sft is not None and looks_local(config.sft.data):
-        prompt_answers(config)
+        attempts.append(lambda: prompt_answers(config))
     if config.gold is not None and config.gold.function is not None:
-        load_named(config.gold.function, "gold.function")
+        function = config.gold.function
+        attempts.append(lambda: load_named(function, "gold.function"))
+    for attempt in attempts:
+        try:
+            attempt()
+        except UserError as error:
+            yield str(error)
+
+
+def _lacking_gold(config: RunConfig, plugins: Plugins) -> Iterator[str]:
+    owner = plugins.owners.get("label")
+    if config.gold is None and owner and getattr(plugins[owner].instance, "needs_gold", False):
+        yield (
+            f"labels come from plugin '{owner}', which needs a gold model; set gold.model, or "
+            "list a labeller that needs none"
+        )
 
 
 def looks_local(data: str) -> bool:
