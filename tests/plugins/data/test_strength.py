@@ -61,6 +61,7 @@ def test_flip_needs_a_strength_before_it(kit):
         kit.make("flip", "strength")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_effect_wrong_labels_have_the_lowest_strength(kit, comparisons, seed):
     """Secrets of RLHF II, 2.2: data of low mean strength is mostly incorrectly labelled.

@@ -1,0 +1,78 @@
+"""weight_average: one model whose parameters are the mean of all (Wolf 2.2, WARM)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ostinato import combine
+from ostinato.reward_model import Calibration, RewardModel
+from ostinato.reward_training import calibrated, held_out_accuracy
+
+PROMPTS, RESPONSES, FINISHED = ["x", "yz", "z"], ["ab", "c", "dddd"], [True, False, True]
+
+
+def averaged(kit, models):
+    one = kit.make("weight_average")
+    return one.plugins.one("combine_rm", reward_models=models, datasets=[], ctx=one.ctx)
+
+
+def test_every_parameter_is_the_mean_head_included(kit):
+    models = [kit.make().initial(seed) for seed in range(3)]
+    before = [{n: p.detach().clone() for n, p in m.model.named_parameters()} for m in models]
+    made = averaged(kit, [models[0], combine(models[1:], lambda s: s.mean(1))])
+    assert isinstance(made, RewardModel)
+    assert made.members == [made]  # one forward pass, whatever k is
+    for name, p in made.model.named_parameters():
+        expected = np.mean([b[name].double().numpy() for b in before], axis=0)
+        np.testing.assert_allclose(p.detach(), expected, atol=1e-7, err_msg=name)
+        assert all(
+            torch.equal(dict(m.model.named_parameters())[name], b[name])
+            for m, b in zip(models, before, strict=True)
+        )
+    assert "score.weight" in dict(made.model.named_parameters())
+
+
+def test_low_precision_is_averaged_in_fp32(kit):
+    """A mean of three in bf16 arithmetic would be off in the third digit."""
+    models = [kit.make().initial(seed) for seed in range(3)]
+    for model in models:
+        model.model.to(torch.bfloat16)
+    weights = [m.model.score.weight.detach().float() for m in models]
+    made = averaged(kit, models).model.score.weight
+    assert made.dtype == torch.bfloat16
+    assert torch.equal(made, (sum(weights) / 3).to(torch.bfloat16))
+
+
+def test_the_calibration_of_a_member_is_not_kept(kit, comparisons):
+    """Averaged scores have a scale of their own: the core sees that the model lacks one."""
+    models = [kit.make().initial(seed) for seed in range(2)]
+    data, tokenizer = comparisons(16), kit.make().trainer().policy_tokenizer
+    for model in models:
+        calibrated(model, data, tokenizer)
+    made = averaged(kit, models)
+    assert made.calibration == Calibration() != models[1].calibration
+    calibrated(made, data, tokenizer)
+    every = [*data["chosen"], *data["rejected"]]
+    scores = made.score([*data["prompt"], *data["prompt"]], every, [True] * 32)
+    assert float(scores.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(scores.std()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_effect_the_average_is_more_robust_to_label_noise_than_its_members(kit, comparisons):
+    """WARM (Ramé et al. 2024): averaging keeps what the models share, and drops memorised noise.
+
+    Four models start from one R_init and see sets of their own with a quarter of the labels wrong;
+    the average is more accurate on clean pairs than they are on average, over two seeds.
+    """
+    one, gains = kit.make(batch=16, updates=30, lr=5e-3), []
+    fit = one.trainer()
+    for seed in range(2):
+        start, held = one.initial(seed), comparisons(96, seed=1000 + seed)
+        models = [fit(start, comparisons(48, seed=10 * seed + k, noise=0.25)) for k in range(4)]
+        single = [held_out_accuracy(m, held, fit.policy_tokenizer) for m in models]
+        merged = held_out_accuracy(averaged(kit, models), held, fit.policy_tokenizer)
+        gains.append(merged - np.mean(single))
+    assert np.mean(gains) > 0.03
