@@ -1,0 +1,116 @@
+"""The PPO checklist: each detail that must be right, and the tests that hold it.
+
+Details and their sources are in docs/methods/ppo. A row without a test that exists fails here.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parents[1]
+ENGINE = "core/test_policy_training.py"
+POLICY = "core/test_policy.py"
+SAMPLING = "core/test_generation.py"
+PPO = "plugins/optimisers/test_ppo.py"
+
+CHECKLIST: dict[str, list[tuple[str, str]]] = {
+    "dropout is off in policy, reference, value and reward model": [
+        (POLICY, "test_dropout_is_off_even_for_a_model_in_train_mode"),
+        (ENGINE, "test_dropout_stays_off_while_training"),
+        ("core/test_reward_training.py", "test_dropout_is_on_only_for_who_needs_it_and_off_again"),
+    ],
+    "first minibatch: ratio 1, KL 0 at step 0": [
+        (ENGINE, "test_the_first_minibatch_has_ratio_1_and_no_kl"),
+        ("core/test_backend.py", "test_bf16_bounds_the_ratio_of_the_first_minibatch"),
+    ],
+    "log-probs of policy, rollout and reference over the sampling temperature": [
+        (POLICY, "test_logprobs_equal_plain_transformers"),
+        (SAMPLING, "test_sampled_frequencies_agree_with_the_softmax"),
+        (ENGINE, "test_the_first_minibatch_has_ratio_1_and_no_kl"),
+    ],
+    "a restricted sampler is refused": [(SAMPLING, "test_a_restricted_sampler_is_refused")],
+    "pad differs from eos; padding, positions and batch size change nothing": [
+        (
+            "core/test_models.py",
+            "test_a_tokenizer_whose_pad_is_its_eos_gets_a_pad_and_the_model_a_row_for_it",
+        ),
+        (
+            POLICY,
+            "test_logprobs_and_values_depend_on_neither_padding_nor_batch_nor_neighbours",
+        ),
+        (SAMPLING, "test_the_cache_gives_the_distributions_of_teacher_forcing"),
+    ],
+    "the stop token is looked for in the response only": [
+        (SAMPLING, "test_the_stop_token_is_looked_for_in_the_response_only"),
+        (SAMPLING, "test_a_custom_stop_token_ends_a_response_and_eos_does_not"),
+    ],
+    "the reward lands on the last real token": [
+        (ENGINE, "test_the_reward_lands_on_the_last_real_token_and_the_kl_on_every_one"),
+    ],
+    "unfinished responses: subtract or replace": [
+        (ENGINE, "test_scores_are_clipped_then_unfinished_responses_penalised"),
+    ],
+    "per-token KL reward and its sign": [
+        (ENGINE, "test_the_reward_lands_on_the_last_real_token_and_the_kl_on_every_one"),
+        (ENGINE, "test_with_a_kl_penalty_ppo_finds_the_closed_form_optimum"),
+    ],
+    "GAE, whitened over real tokens only": [
+        (PPO, "test_advantages_are_gae_whitened_over_real_tokens"),
+        (PPO, "test_the_defaults_are_those_of_the_paper"),
+    ],
+    "value loss clipped; the value head starts at zero": [
+        (PPO, "test_loss_equals_a_loop_over_tokens"),
+        (PPO, "test_gradients_equal_finite_differences_of_that_loop"),
+        (POLICY, "test_the_value_head_starts_at_zero_on_the_trunk_or_a_copy_of_it"),
+    ],
+    "reward head N(0, 1/sqrt(d+1)) without bias; scores calibrated on the training responses": [
+        (
+            "core/test_reward_model.py",
+            "test_head_is_normal_with_std_one_over_root_of_d_plus_one",
+        ),
+        (
+            "core/test_reward_training.py",
+            "test_calibration_is_mean_and_std_over_the_training_responses",
+        ),
+    ],
+    "Adam eps, annealing, permutations, accumulation": [
+        (ENGINE, "test_adam_has_eps_1e_5_and_the_learning_rate_is_annealed"),
+        (ENGINE, "test_learning_rate_schedules"),
+        (ENGINE, "test_every_epoch_permutes_the_rollout_and_uses_each_response_once"),
+        (ENGINE, "test_accumulation_changes_nothing"),
+    ],
+    "the reference is pi_k_init by identity": [
+        (ENGINE, "test_the_reference_is_the_initial_policy_itself_and_neither_is_changed"),
+    ],
+    "optimiser, controller and step are in the checkpoint; draws are seeded by name": [
+        ("core/test_resume.py", "test_a_run_that_crashes_again_and_again"),
+        ("core/test_draws.py", "test_a_generator_depends_on_its_name_alone"),
+    ],
+    "what is not finite stops the run": [
+        (ENGINE, "test_a_nan_reward_stops_the_run"),
+        (ENGINE, "test_a_nan_from_a_reward_transform_names_its_plugin"),
+        (ENGINE, "test_a_nan_in_loss_or_gradient_stops_before_the_step"),
+    ],
+    "group sizes that do not fit are refused": [
+        (ENGINE, "test_group_rows_of_one_prompt_stand_together_and_odd_sizes_are_refused"),
+    ],
+    "the logged KL is the KL trained on; exact KL beside it": [
+        (ENGINE, "test_the_logged_kl_is_the_kl_that_is_trained_on"),
+        (
+            "core/test_evaluation.py",
+            "test_exact_kl_is_never_negative_and_is_the_mean_of_log_ratios",
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize("detail", CHECKLIST)
+def test_every_detail_has_its_tests(detail):
+    assert CHECKLIST[detail]
+    for file, name in CHECKLIST[detail]:
+        tree = ast.parse((HERE / file).read_text(encoding="utf-8"))
+        found = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert name in found, f"{detail}: {file} has no {name}"
