@@ -8,4 +8,5 @@ ostinato run docs/run-files/wolf.yaml --out runs/wolf-tiny \
   --set prompts.shares='{preference: 0.5, rl: 0.25, evaluation: 0.25}' \
   --set prompts.preference=16 --set prompts.held_out=4 --set prompts.evaluation=8 \
   --set iterations=2 --set sft.epochs=1 --set reward_model.epochs=1 --set generation.max_new_tokens=16 \
-  --set rl.rollouts=2 --set rl.rollout_size=16 --set rl.minibatch=8 --set rl.epochs=2 --set evaluation.every=2
+  --set rl.rollouts=2 --set rl.rollout_size=16 --set rl.minibatch=8 --set rl.epochs=2 --set evaluation.every=2 \
+  --set backend.threads=1

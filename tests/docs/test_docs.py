@@ -62,7 +62,7 @@ def test_every_built_in_has_a_page_and_a_test(generator):
     assert {p.stem for p in (DOCS / "plugins").glob("*.md")} == {*built_ins, "index"}
     tests = [p.read_text(encoding="utf-8") for p in (ROOT / "tests" / "plugins").rglob("test_*.py")]
     classes = {name: generator.plugin_class(name).__name__ for name in built_ins}
-    tested = {n for n, c in classes.items() if any(re.search(rf"\b{c}\b", t) for t in tests)}
+    tested = {n for n, c in classes.items() if any(re.search(rf"\b({n}|{c})\b", t) for t in tests)}
     assert built_ins - tested == set()
 
 

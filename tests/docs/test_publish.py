@@ -40,6 +40,7 @@ def test_ostinato_finds_it_with_its_distribution(site):
     assert found["summary"] == "Take reward off each token beyond a free length."
 
 
+@pytest.mark.slow
 def test_its_own_tests_pass_on_what_was_installed(site, docs, tmp_path):
     tests = docs.parent / "contrib" / "ostinato-length-penalty" / "tests"
     done = subprocess.run(

@@ -34,6 +34,7 @@ def test_method_is_as_short_as_the_title_says(package):
     assert len([line for line in code.splitlines() if line.strip()]) <= 30
 
 
+@pytest.mark.slow
 def test_its_tests_pass(package, tmp_path):
     options = ["-q", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "t")]
     done = subprocess.run(
