@@ -10,6 +10,10 @@ arguments they want. A hook is of one of four kinds, stated in its first word:
 * **sum**: every answer counts, logged apart as ``plugin/term``.
 * **all**: everyone is told, answers are ignored.
 
+The core records a magnitude of what each call did (``actions`` in metrics.jsonl; ``observe`` does
+nothing to a run and has none). A plugin that remembers anything has ``state_dict()``, made of what
+JSON holds, and ``load_state_dict(state)``: a resumed run gives it back.
+
 Shapes: N responses, C comparisons, T tokens, V views, B rollouts. ``ctx`` is a
 :class:`ostinato.context.Context`. New arguments may be added to a hook at any time; removing one
 takes a deprecation release.

@@ -378,7 +378,7 @@ class _Update:
         terms = self.algorithm.loss(part, outputs)
         for name, extra in plugins.each("policy_loss", batch=part, outputs=outputs, ctx=ctx):
             terms |= {f"{name}/{term}": value for term, value in extra.items()}
-            plugins.acted(name, "policy_loss", sum(float(t.detach()) for t in extra.values()))
+            plugins.acted(name, "policy_loss", sum(abs(float(t.detach())) for t in extra.values()))
         return terms
 
     def _check(self, row: Mapping[str, float]) -> None:

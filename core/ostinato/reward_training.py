@@ -346,7 +346,8 @@ class RewardTrainer:
                     )
                 loss = loss + share * value
                 terms[f"{name}/{term}"] = share * float(value.detach())
-                self.plugins.acted(name, "rm_loss", abs(float(value.detach())))
+            magnitude = sum(abs(float(value.detach())) for value in found.values())
+            self.plugins.acted(name, "rm_loss", magnitude)
         score = outputs.score[0].detach()
         correct = (score[batch.pairs[:, 0]] > score[batch.pairs[:, 1]]).sum()
         return loss, terms, float(correct)

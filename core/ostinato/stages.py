@@ -234,6 +234,7 @@ def train_policy(s: Session, initial: PolicyHandle, reward: Reward, latest: Rewa
         s.plugins.acted(s.plugins.owners["train_policy"], "train_policy", optimise.updates)
     else:
         policy = optimise(start, reward)
+    s.log_actions("policy")  # of train_policy, and of the last evaluation
     s.log("iteration", **summary(s))
     return policy
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+import ostinato
 from distributions import STATEFUL, write_distribution
+from kill_runs import MICRO
 from ostinato.errors import UserError
 from ostinato.hookspecs import KINDS
 from ostinato.plugins import activate, activate_one, default_owners, discover, hooks_of, summary_of
@@ -408,6 +410,62 @@ def test_the_largest_need_wins(install: Install) -> None:
     assert plugins.need("views") == 3
     assert plugins.need("dropout") == 0.2
     assert plugins.need("members") is None
+
+
+NOTHING = """
+    from ostinato import hookimpl
+
+    class Nothing:
+        @hookimpl
+        def reward_transform(self, rewards):
+            return rewards
+
+        @hookimpl
+        def refine_data(self, data):
+            return data
+
+        @hookimpl
+        def rm_loss(self):
+            return {}
+
+        @hookimpl
+        def meta_update(self):
+            return {}
+
+        @hookimpl
+        def policy_loss(self):
+            return {}
+
+        @hookimpl
+        def evaluate(self):
+            return {}
+    """
+
+
+def test_a_run_shows_what_each_plugin_did(install: Install, tmp_path: Path) -> None:
+    install("nothing_plugin", NOTHING, nothing="Nothing")
+    listed = "liti, sample_data, strength, {flip: {lowest: 0.5}}, simcse, metarm, nothing"
+    done = ostinato.run("toy", tmp_path / "run", [*MICRO, f"plugins=[{listed}]"])
+    seen: dict[str, list[float]] = {}
+    for row in done.metrics:
+        for key, magnitude in row.get("actions", {}).items():
+            seen.setdefault(key, []).append(magnitude)
+    idle = {key: values for key, values in seen.items() if not any(values)}
+    assert idle.keys() == {
+        f"nothing.{hook}"
+        for hook in (
+            "reward_transform",
+            "refine_data",
+            "rm_loss",
+            "meta_update",
+            "policy_loss",
+            "evaluate",
+        )
+    }
+    names = {key.partition(".")[0] for key in seen.keys() - idle.keys()}
+    others = "liti sample_data strength flip simcse metarm take_last_rm gold_labels"
+    assert names == {*others.split(), "bradley_terry", "ppo", "fixed_kl"}
+    assert all(value >= 0 for values in seen.values() for value in values)
 
 
 @pytest.mark.parametrize("name", sorted(discover()))
