@@ -341,7 +341,8 @@ class RunConsole:
         if stage in STAGES and event.data["reused"]:
             self._line(f"{STAGES[stage]}: kept from before", "dim")
         elif stage in STAGES and event.data["seconds"] >= 0.05:
-            steps = f"{self.steps} {UNITS[stage]} in " if stage in UNITS else ""
+            unit = UNITS.get(stage, "")[: -1 if self.steps == 1 else None]
+            steps = f"{self.steps} {unit} in " if unit else ""
             self._line(f"{STAGES[stage]}: {steps}{duration(event.data['seconds'])}", "dim")
         self.steps = 0
 
@@ -396,8 +397,13 @@ def _described(stage: str, row: Row) -> str:
     return what + (f", member {row['member'] + 1}" if row.get("member") else "")
 
 
+def readable(text: str) -> str:
+    """One line; what a terminal would obey or not show becomes a middle dot."""
+    return "".join(c if c.isprintable() else "·" for c in " ".join(text.split()))
+
+
 def _short(text: str, most: int = 300) -> str:
-    text = " ".join(text.split())
+    text = readable(text)
     return text if len(text) <= most else text[: most - 3] + "..."
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ostinato.console import ITERATION, LEGEND, number
+from ostinato.console import ITERATION, LEGEND, number, readable
 from ostinato.errors import UserError
 from ostinato.report import MEASURES, Group, RunRecord, spread
 
@@ -146,13 +146,15 @@ def _samples(run: RunRecord) -> str:
             continue
         for before, after in zip(rows[0], rows[-1], strict=False):
             cells = [_sample("before", before), _sample("after", after)]
-            found.append(f"<h3>Iteration {k}: {escape(before['prompt'])}</h3>{_pairs(cells)}")
+            found.append(
+                f"<h3>Iteration {k}: {escape(readable(before['prompt']))}</h3>{_pairs(cells)}"
+            )
     return "\n".join(found) or '<p class="note">No sample texts were kept.</p>'
 
 
 def _sample(name: str, sample: Mapping[str, Any]) -> tuple[str, str]:
     gold, proxy = (number(sample.get(key), "+.2f") for key in ("gold", "proxy"))
-    text = escape(sample["response"]) or "(empty)"
+    text = escape(readable(sample["response"])) or "(empty)"
     return name, f'{text}<br><span class="note">gold {gold}, proxy {proxy}</span>'
 
 

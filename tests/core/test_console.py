@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ostinato import console as console_module
 from ostinato import load_config
-from ostinato.console import RunConsole, duration, number
+from ostinato.console import RunConsole, duration, number, readable
 from ostinato.events import Event
 from ostinato.plugins import activate
 
@@ -201,6 +201,10 @@ def test_several_runs_of_a_plugin_are_told_apart() -> None:
     assert out.file.getvalue() == (
         "  Training the reward model (strength vote), member 3: 5 of 9 updates\n"
     )
+
+
+def test_no_response_commands_the_terminal() -> None:
+    assert readable("a\x1b[2J b\x00\n\tc\u202e é") == "a·[2J b· c· é"
 
 
 @pytest.mark.parametrize(
