@@ -78,11 +78,15 @@ class Work:
 WORK = Work()
 
 
-def parse_args(description: str | None = None, argv: list[str] | None = None,
-               parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
+def parse_args(
+    description: str | None = None,
+    argv: list[str] | None = None,
+    parser: argparse.ArgumentParser | None = None,
+) -> argparse.Namespace:
     """The command line both sides take.  Sets the thread count before torch is imported."""
     parser = parser or argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--setting", choices=sorted(SETTINGS), required=True)
     parser.add_argument("--steps", type=int, default=10, help="timed steps, after the warm-up")
     parser.add_argument("--threads", type=int, default=2)
@@ -161,8 +165,10 @@ def build_models(setting: Setting, seed: int = SEED) -> dict[str, Any]:
 def build_prompts(setting: Setting, steps: int, seed: int = SEED) -> list[list[int]]:
     """``steps`` batches of random prompts, flattened: steps * episodes rows of prompt_tokens ids."""
     rng = random.Random(seed)
-    return [[rng.randrange(setting.vocab_size) for _ in range(WORK.prompt_tokens)]
-            for _ in range(steps * WORK.episodes)]
+    return [
+        [rng.randrange(setting.vocab_size) for _ in range(WORK.prompt_tokens)]
+        for _ in range(steps * WORK.episodes)
+    ]
 
 
 class StepClock:
@@ -196,8 +202,15 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def report(side: str, setting: Setting, threads: int, clock: StepClock, work: dict[str, Any],
-           packages: tuple[str, ...], **extra: Any) -> dict[str, Any]:
+def report(
+    side: str,
+    setting: Setting,
+    threads: int,
+    clock: StepClock,
+    work: dict[str, Any],
+    packages: tuple[str, ...],
+    **extra: Any,
+) -> dict[str, Any]:
     """The one JSON object a side prints.  ``work`` holds counts that were measured, not assumed."""
     seconds = clock.timed()
     median = statistics.median(seconds)

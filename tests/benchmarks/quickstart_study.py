@@ -34,9 +34,7 @@ MEASURES = {
 def variants() -> dict[str, list[str]]:
     """Overrides of each variant."""
     config = load_config("quickstart")
-    plugins = [
-        "take_last_data" if entry == "concat" else entry for entry in config.plugins
-    ]
+    plugins = ["take_last_data" if entry == "concat" else entry for entry in config.plugins]
     labels = config.prompts.preference * config.iterations
     return {
         "default": [],
@@ -56,7 +54,7 @@ def run(out: Path, variant: str, overrides: list[str], seed: int) -> Path:
     log = out / f"{variant}-{seed}.log"
     with log.open("w") as file:
         subprocess.run(
-            [sys.executable, "-m", "ostinato.cli", *arguments],
+            [sys.executable, "-m", "ostinato", *arguments],
             check=True,
             stdout=file,
             stderr=subprocess.STDOUT,

@@ -48,7 +48,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import common  # noqa: E402
+import common
 
 PACKAGES = ("torch", "trl", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
 
@@ -64,7 +64,10 @@ def build_tokenizer(setting):
     vocabulary["<eos>"] = setting.eos_token_id
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="t0")),
-        pad_token="<pad>", eos_token="<eos>", padding_side="left")
+        pad_token="<pad>",
+        eos_token="<eos>",
+        padding_side="left",
+    )
     assert tokenizer.pad_token_id == setting.pad_token_id
     assert tokenizer.eos_token_id == setting.eos_token_id
     return tokenizer
@@ -169,12 +172,20 @@ class Phases:
         from trl.experimental.ppo import ppo_trainer
 
         self.wrap(ppo_trainer, "batch_generation", "generation")
-        self.wrap(ppo_trainer, "forward",
-                  lambda model, *_: "reference_forward" if model is trainer.ref_model
-                  else "update_forward")
-        self.wrap(ppo_trainer, "get_reward",
-                  lambda model, *_: "reward_forward" if model is trainer.reward_model
-                  else "value_forward")
+        self.wrap(
+            ppo_trainer,
+            "forward",
+            lambda model, *_: (
+                "reference_forward" if model is trainer.ref_model else "update_forward"
+            ),
+        )
+        self.wrap(
+            ppo_trainer,
+            "get_reward",
+            lambda model, *_: (
+                "reward_forward" if model is trainer.reward_model else "value_forward"
+            ),
+        )
         self.wrap(ppo_trainer, "selective_log_softmax", "log_softmax")
         self.wrap(trainer.accelerator, "backward", "backward")
         self.wrap(trainer.optimizer, "step", "optimizer_step")
@@ -187,11 +198,17 @@ class Phases:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gc", choices=("frozen", "shipped"), default="frozen",
-                        help="freeze imported objects before training, or not (see above)")
-    parser.add_argument("--phases", action="store_true",
-                        help="also report mean seconds per timed step by phase")
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--gc",
+        choices=("frozen", "shipped"),
+        default="frozen",
+        help="freeze imported objects before training, or not (see above)",
+    )
+    parser.add_argument(
+        "--phases", action="store_true", help="also report mean seconds per timed step by phase"
+    )
     args = common.parse_args(parser=parser)
 
     import gc
@@ -272,11 +289,13 @@ def main() -> None:
     common.check_work(work, args.steps)
     extra = {"gc": args.gc}
     if phases:
-        extra["phases"] = {name: round(seconds / args.steps, 6)
-                           for name, seconds in sorted(phases.counted.items(),
-                                                       key=lambda item: -item[1])}
+        extra["phases"] = {
+            name: round(seconds / args.steps, 6)
+            for name, seconds in sorted(phases.counted.items(), key=lambda item: -item[1])
+        }
         extra["phases"]["rest"] = round(
-            (sum(clock.timed()) - sum(phases.counted.values())) / args.steps, 6)
+            (sum(clock.timed()) - sum(phases.counted.values())) / args.steps, 6
+        )
     common.print_json(common.report("trl", setting, args.threads, clock, work, PACKAGES, **extra))
 
 

@@ -37,7 +37,7 @@ def matmul_rate(size=1024, repeats=10):
 
 
 def trunk_flops(setting, tokens, context):
-    """Matrix products of the trunk for ``tokens`` positions that attend to ``context`` on average."""
+    """Operations of the trunk for ``tokens`` positions that attend to ``context`` on average."""
     d, layers = setting.hidden_size, setting.num_layers
     return layers * tokens * (2 * 12 * d * d + 4 * d * context)
 
