@@ -6,8 +6,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from ostinato import generation
 from ostinato.errors import NonFiniteError, UserError
-from ostinato.generation import check_length, stop_token
+from ostinato.generation import check_length, draw, stop_token
 
 FAMILIES = ["gpt2", "gpt_neox", "llama"]
 RAGGED = [[100, 101, 102, 103], [104], [1, 105, 106], [107, 1]]
@@ -22,14 +23,13 @@ def test_the_cache_gives_the_distributions_of_teacher_forcing(
 ):
     kit = policies.make(family, generation={"temperature": temperature, "max_new_tokens": 8})
     policy = kit.policy()
-    seen = []
-    multinomial = torch.multinomial
+    seen, draw = [], generation.draw
 
-    def watched(probabilities, *rest, **named):
-        seen.append(probabilities)
-        return multinomial(probabilities, *rest, **named)
+    def watched(logits, generator):
+        seen.append(logits.softmax(-1))
+        return draw(logits, generator)
 
-    monkeypatch.setattr(torch, "multinomial", watched)
+    monkeypatch.setattr(generation, "draw", watched)
     samples = kit.sample(policy, prompts)
     for i, prompt in enumerate(prompts):
         response = samples.response_ids[i][samples.mask[i]]
@@ -54,6 +54,26 @@ def test_sampled_frequencies_agree_with_the_softmax(policies, temperature):
     assert chisquare(found.numpy(), expected.numpy()).pvalue > 0.01
     other = (logits / (1.7 - temperature)).softmax(-1) * count
     assert chisquare(found.numpy(), other.numpy()).pvalue < 1e-6
+
+
+def test_draw_follows_each_rows_own_softmax_and_never_the_impossible():
+    logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(1)) * 2
+    logits[:, 0] = logits[:, 3] = float("-inf")
+    count = 20000
+    found = draw(logits.repeat(count, 1), torch.Generator().manual_seed(0)).view(count, 3)
+    for i, row in enumerate(logits.double().softmax(-1)):
+        counts = torch.bincount(found[:, i], minlength=5)
+        assert counts[0] == counts[3] == 0
+        kept = [1, 2, 4]
+        assert chisquare(counts[kept].numpy(), (row[kept] * count).numpy()).pvalue > 0.01
+
+
+def test_draw_keeps_the_tail_of_a_large_vocabulary():
+    """50,000 equal words: every tenth of them is drawn a tenth of the time."""
+    found = draw(torch.zeros(1, 50000).expand(500, -1), torch.Generator().manual_seed(0))
+    counts = torch.bincount(found[:, 0] // 5000, minlength=10)
+    assert len(counts) == 10
+    assert chisquare(counts.numpy()).pvalue > 0.01
 
 
 def test_the_stop_token_is_looked_for_in_the_response_only(policies):
