@@ -8,6 +8,7 @@ that need them, so that ``set_thread_environment`` can run before torch loads.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import importlib.metadata
 import json
@@ -114,21 +115,21 @@ def set_torch_threads(threads: int) -> None:
 
 def config_arguments(setting: Setting) -> dict[str, Any]:
     """GPT-NeoX configuration arguments.  Every special token is off and dropout is zero."""
-    return dict(
-        vocab_size=setting.vocab_size,
-        hidden_size=setting.hidden_size,
-        num_hidden_layers=setting.num_layers,
-        num_attention_heads=setting.num_heads,
-        intermediate_size=4 * setting.hidden_size,
-        max_position_embeddings=setting.max_positions,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
-        classifier_dropout=0.0,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-        tie_word_embeddings=False,
-    )
+    return {
+        "vocab_size": setting.vocab_size,
+        "hidden_size": setting.hidden_size,
+        "num_hidden_layers": setting.num_layers,
+        "num_attention_heads": setting.num_heads,
+        "intermediate_size": 4 * setting.hidden_size,
+        "max_position_embeddings": setting.max_positions,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "classifier_dropout": 0.0,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+        "tie_word_embeddings": False,
+    }
 
 
 def build_config(setting: Setting, **extra: Any):
@@ -163,7 +164,7 @@ def build_models(setting: Setting, seed: int = SEED) -> dict[str, Any]:
 
 
 def build_prompts(setting: Setting, steps: int, seed: int = SEED) -> list[list[int]]:
-    """``steps`` batches of random prompts, flattened: steps * episodes rows of prompt_tokens ids."""
+    """``steps`` batches of random prompts as steps * episodes rows of prompt_tokens ids."""
     rng = random.Random(seed)
     return [
         [rng.randrange(setting.vocab_size) for _ in range(WORK.prompt_tokens)]
@@ -195,10 +196,8 @@ class StepClock:
 def versions(*packages: str) -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in packages:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            pass
     return found
 
 
