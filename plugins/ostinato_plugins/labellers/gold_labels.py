@@ -37,7 +37,7 @@ class GoldLabels:
         first = torch.tensor(comparisons["first_gold"][:], dtype=torch.float64)
         second = torch.tensor(comparisons["second_gold"][:], dtype=torch.float64)
         difference = first - second
-        generator = ctx.generator(f"labels of {len(comparisons)}")
+        generator = ctx.generator("labels")
         if self.config.mode == "sampled":
             chance = (difference / self.config.temperature).sigmoid()
             wins = torch.rand(len(chance), generator=generator, dtype=torch.float64) < chance
