@@ -68,6 +68,13 @@ def test_draw_follows_each_rows_own_softmax_and_never_the_impossible():
         assert chisquare(counts[kept].numpy(), (row[kept] * count).numpy()).pvalue > 0.01
 
 
+@pytest.mark.parametrize(("u", "token"), [(0.0, 1), (1 - 2**-53, 2)])
+def test_draw_skips_impossible_words_at_both_ends_of_the_unit_interval(monkeypatch, u, token):
+    logits = torch.tensor([[float("-inf"), 0.0, 0.0, float("-inf")]])
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, u, dtype=torch.float64))
+    assert draw(logits, torch.Generator()).tolist() == [[token]]
+
+
 def test_draw_keeps_the_tail_of_a_large_vocabulary():
     """50,000 equal words: every tenth of them is drawn a tenth of the time."""
     found = draw(torch.zeros(1, 50000).expand(500, -1), torch.Generator().manual_seed(0))
