@@ -56,7 +56,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokens = grammar.vocabulary()
     words = Tokenizer(WordLevel({token: i for i, token in enumerate(tokens)}, grammar.UNK))
     words.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=words,
         pad_token=grammar.PAD,
         eos_token=grammar.EOS,
@@ -121,7 +121,7 @@ def fine_tune(
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * min(1, (step + 1) / WARMUP) * (0.1 + 0.9 * cosine)
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         if (step + 1) % batches == 0:

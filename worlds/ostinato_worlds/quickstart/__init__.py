@@ -33,6 +33,7 @@ class GoldModel(nn.Module):
         self.word = nn.Embedding(config.vocab_size, 1)
         self.pair = nn.Embedding(buckets, 1)
         self.bias = nn.Parameter(torch.zeros(()))
+        self.unigram = nn.Parameter(torch.zeros(config.vocab_size), requires_grad=False)
 
     def hidden(self, ids: Tensor) -> Tensor:
         """Hidden states (B, T, D) of right-padded ids (B, T).
@@ -54,7 +55,8 @@ class GoldModel(nn.Module):
         words = self.word(ids).squeeze(-1) * mask
         pairs = self.pair(hash_pairs(ids, self.pair.num_embeddings)).squeeze(-1) * pair_mask
         count = (mask.sum(1) + pair_mask.sum(1)).clamp(min=1)
-        return (words.sum(1) + pairs.sum(1)) / count.sqrt() + self.bias
+        rating: Tensor = (words.sum(1) + pairs.sum(1)) / count.sqrt() + self.bias
+        return rating
 
     def log_probs(self, hidden: Tensor, ids: Tensor, wanted: Tensor) -> Tensor:
         """Log-probabilities (B, T-1) of ids[:, 1:] where wanted (B, T-1), elsewhere 0."""
@@ -99,16 +101,15 @@ class QuickstartGold:
     ) -> dict[str, Tensor]:
         """The terms, each (B,), that add up to the score."""
         raw, s = self.measure(prompts, responses, finished), self.settings
-        rating = raw["rating"].clamp(max=s["rating_cap"])
+        rating = s["rating_limit"] * (raw["rating"] / s["rating_limit"]).tanh()
         parts = {
-            "sentiment": (rating - s["rating_mean"]) / s["rating_std"],
+            "sentiment": rating / s["rating_std"] - s["mean"],
             "fluency": s["fluency"] * (raw["fluency"] - s["fluency_floor"]).clamp(max=0),
             "repetition": s["repetition"] * raw["repeats"],
             "lists": s["lists"] * (raw["commas"] - s["commas_free"]).clamp(min=0),
             "unfinished": s["unfinished"] * raw["unfinished"],
             "short": s["short"] * (s["short_below"] - raw["words"]).clamp(min=0),
         }
-        parts["sentiment"] = parts["sentiment"] - s["mean"]
         return {name: part / s["std"] for name, part in parts.items()}
 
     @torch.no_grad()
@@ -132,14 +133,17 @@ class QuickstartGold:
         mask = words.float()
         ratings = self.model.transformer_rating(hidden, mask), self.model.linear_rating(ids, mask)
         wanted = (in_response & (ids != PAD) & (ids != UNK))[:, 1:]
-        log_probs = self.model.log_probs(hidden, ids, wanted).clamp(max=self.settings["log_cap"])
+        # How much likelier the context makes each word: an adequate rare word costs nothing, a
+        # common word in the wrong place does.
+        gain = self.model.log_probs(hidden, ids, wanted) - self.model.unigram[ids[:, 1:]]
+        gain = gain.clamp(self.settings["gain_floor"], self.settings["gain_cap"]) * wanted
 
         content = words & (ids != UNK) & ~torch.isin(ids, self.stop_words)
         same = (ids[:, :, None] == ids[:, None, :]) & content[:, None, :]
         repeats = (same & (position[:, None] > position)).any(2)  # (B, T): said before
         return {
             "rating": (ratings[0] + ratings[1]) / 2,
-            "fluency": log_probs.sum(1) / wanted.sum(1).clamp(min=1),
+            "fluency": gain.sum(1) / wanted.sum(1).clamp(min=1),
             "repeats": repeats.sum(1).float(),
             "commas": (response & (ids == self.settings["comma"])).sum(1).float(),
             "unfinished": 1 - torch.tensor(list(finished)).float(),
