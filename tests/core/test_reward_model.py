@@ -312,7 +312,7 @@ def test_gold_of_a_checkpoint_gives_raw_scores(kit, tmp_path):
 
 
 def test_a_missing_gold_names_its_own_key():
-    with pytest.raises(UserError, match="gold.tokenizer: './nowhere' cannot be loaded"):
+    with pytest.raises(UserError, match=r"gold\.tokenizer: '\./nowhere' cannot be loaded"):
         load_gold(GoldSection(model="./nowhere"), torch.device("cpu"))
 
 
