@@ -74,7 +74,8 @@ class RunDirectory:
                 raise UserError(
                     f"{path}: is damaged; restore it, or start again in another folder"
                 ) from None
-            if changed:
+            started = any(self.path.rglob("done.json"))  # else there is nothing to lose
+            if changed and started:
                 raise UserError(
                     f"{self.path}: holds a run of another config: {'; '.join(changed)}; "
                     "choose another folder"

@@ -251,7 +251,7 @@ def test_a_truncated_checkpoint_is_named(out: Path) -> None:
 
 
 def test_another_config_shows_the_difference(out: Path) -> None:
-    opened(out, "rl.lr=1e-3", active=plugins("strength", "flip"))
+    keep(opened(out, "rl.lr=1e-3", active=plugins("strength", "flip")), "sft", "finished")
     with pytest.raises(UserError) as caught:
         opened(out, "rl.lr=1e-4", "seed=3", "gold=null", active=plugins("strength", "flip"))
     said = str(caught.value)
@@ -265,17 +265,23 @@ def test_another_config_shows_the_difference(out: Path) -> None:
 
 
 def test_settings_of_plugins_count_with_their_defaults(out: Path) -> None:
-    opened(out, active=activate([("ppo", {})], "run.yaml"))
+    keep(opened(out, active=activate([("ppo", {})], "run.yaml")), "sft", "finished")
     opened(out, active=activate([("ppo", {"clip": 0.2})], "run.yaml"))
     with pytest.raises(UserError, match=r"plugins\.ppo\.clip was 0\.2, is 0\.3"):
         opened(out, active=activate([("ppo", {"clip": 0.3})], "run.yaml"))
 
 
 def test_iterations_may_grow_and_the_backend_change(out: Path) -> None:
-    opened(out, "iterations=2", "backend.threads=1")
+    keep(opened(out, "iterations=2", "backend.threads=1"), "sft", "finished")
     assert opened(out, "iterations=3", "backend.threads=2").resumed
     with pytest.raises(UserError, match="iterations was 3, is 2, and may only grow"):
         opened(out, "iterations=2")
+
+
+def test_a_run_that_finished_nothing_gives_way_to_another_config(out: Path) -> None:
+    opened(out, "rl.lr=1e-3")
+    opened(out, "rl.lr=1e-4")
+    assert "lr: 0.0001" in (out / "run.yaml").read_text()
 
 
 def test_a_damaged_record(out: Path) -> None:
