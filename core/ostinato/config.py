@@ -349,6 +349,17 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return out
 
 
+def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as ``a.b.c`` keys."""
+    if not isinstance(settings, Mapping) or not settings:
+        return {prefix: settings}
+    return {
+        k: v
+        for key, value in settings.items()
+        for k, v in flat(value, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
 class Loader(yaml.SafeLoader):
     """YAML in which ``1e-5`` is a number and a key that stands twice is an error."""
 

@@ -26,6 +26,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from ostinato.columns import EVALUATION, ITERATION, LEGEND, number, readable
 from ostinato.config import ModelSection, RunConfig
 from ostinato.events import Event
 from ostinato.hookspecs import KINDS
@@ -33,34 +34,13 @@ from ostinato.plugins import Plugins
 
 Row = Mapping[str, Any]
 
-LEGEND = {
-    "gold": "what the responses are really worth, by the gold model that stands for a person; "
-    "0 is the SFT policy, in units of the spread over its responses",
-    "proxy": "what the trained reward model says they are worth: what the policy is optimised on",
-    "gap": "proxy minus gold on one scale: how far the proxy is over-optimised; 0 is honest",
-    "KL": "how far the policy has moved from the SFT policy, in nats per response",
-    "MMD": "how differently proxy and gold are distributed; 0 is alike",
-    "accuracy": "held-out pairs that the newest reward model puts in the labels' order",
+STYLES = {
+    "gold": "yellow",
+    "peak": "yellow",
+    "proxy": "cyan",
+    "gap": "magenta",
+    "latest": "magenta",
 }
-
-# (heading, key of the row, format) of the two tables.
-EVALUATION = (
-    ("gold", "gold_reward", "+.2f"),
-    ("proxy", "proxy_reward", "+.2f"),
-    ("gap", "gap", "+.2f"),
-    ("KL", "kl", ".2f"),
-    ("length", "length", ".1f"),
-)
-ITERATION = (
-    ("gold", "gold_reward", "+.2f"),
-    ("peak gold", "peak_gold", "+.2f"),
-    ("proxy", "proxy_reward", "+.2f"),
-    ("gap", "gap", "+.2f"),
-    ("KL", "kl", ".2f"),
-    ("MMD", "mmd", ".3f"),
-    ("accuracy", "accuracy", ".0%"),
-)
-STYLES = {"gold": "yellow", "peak gold": "yellow", "proxy": "cyan", "gap": "magenta"}
 
 STAGES = {
     "sft": "Training the SFT policy",
@@ -72,14 +52,6 @@ STAGES = {
 UNITS = {"reward_model": "updates", "policy": "rollouts"}
 SAMPLE_TEXTS = 2
 PLAIN_SECONDS = (5.0, 60.0)  # without a terminal: the least and the most between progress lines
-
-
-def number(value: Any, form: str) -> str:
-    """A measure as text; an en dash where there is none."""
-    if not isinstance(value, int | float):
-        return "–"
-    text = format(value, form)
-    return text[1:] if text[0] == "-" and not any(c in "123456789" for c in text) else text
 
 
 def duration(seconds: float) -> str:
@@ -171,7 +143,7 @@ def legend() -> Table:
 
 def iteration_table(rows: Sequence[Row]) -> Table:
     """One line an iteration, at its last evaluation."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     table.add_column("iteration", justify="right")
     for heading, _, _ in ITERATION:
         table.add_column(heading, justify="right", style=STYLES.get(heading, ""), no_wrap=True)
@@ -395,11 +367,6 @@ def _described(stage: str, row: Row) -> str:
     if name not in {"reward model", "policy", None}:
         what += f" ({name})"
     return what + (f", member {row['member'] + 1}" if row.get("member") else "")
-
-
-def readable(text: str) -> str:
-    """One line; what a terminal would obey or not show becomes a middle dot."""
-    return "".join(c if c.isprintable() else "·" for c in " ".join(text.split()))
 
 
 def _short(text: str, most: int = 300) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from ostinato.console import ITERATION, LEGEND, number, readable
+from ostinato.columns import ITERATION, LEGEND, OVER_RUNS, number, readable, spread
 from ostinato.errors import UserError
-from ostinato.report import MEASURES, Group, RunRecord, spread
+from ostinato.results import Group, RunRecord
 
 STYLE = """
 :root { color-scheme: light; }
@@ -86,9 +86,9 @@ def comparison_page(groups: Sequence[Group], titles: Sequence[str]) -> str:
             f"<h2>{escape(title)}</h2>",
             f'<p class="under">{len(group.runs)} run(s), seeds {seeds}: {escape(folders)}</p>',
             _numbers(
-                ["iteration", *(heading for heading, _, _ in MEASURES)],
+                ["iteration", *(heading for heading, _, _ in OVER_RUNS)],
                 [
-                    [str(k), *(spread(group.values(k, key), form) for _, key, form in MEASURES)]
+                    [str(k), *(spread(group.values(k, key), form) for _, key, form in OVER_RUNS)]
                     for k in group.iterations
                 ],
             ),

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ostinato.config import RunConfig
+from ostinato.config import RunConfig, flat
 from ostinato.disk import checksum, disk_errors, sync
 from ostinato.errors import UserError
 from ostinato.metrics import Metrics
@@ -265,17 +265,6 @@ def decisive(record: Mapping[str, Any]) -> dict[str, Any]:
             "order of plugins": [p["name"] for p in plugins],
         }
     )
-
-
-def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as ``a.b.c`` keys."""
-    if not isinstance(settings, Mapping) or not settings:
-        return {prefix: settings}
-    return {
-        k: v
-        for key, value in settings.items()
-        for k, v in flat(value, f"{prefix}.{key}" if prefix else str(key)).items()
-    }
 
 
 def stack_versions() -> dict[str, str]:

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from ostinato import console as console_module
 from ostinato import load_config
-from ostinato.console import RunConsole, duration, number, readable
+from ostinato.columns import ITERATION
+from ostinato.console import RunConsole, duration, iteration_table, show
 from ostinato.events import Event
 from ostinato.plugins import activate
 
@@ -29,6 +30,7 @@ def evaluation(step: int, gold: float | None) -> dict[str, Any]:
         "gold_reward": gold,
         "proxy_reward": 0.5 + step,
         "gap": None if missing else 0.25,
+        "gap_latest": None if missing else 0.5,
         "kl": 1.5 * step,
         "mmd": None if missing else 0.125,
         "length": 12.34,
@@ -118,8 +120,8 @@ def test_evaluations_and_tables() -> None:
     assert "0 -0.75 +0.50 +0.25 0.00 12.3" in lines
     assert "4 +0.75 +4.50 +0.25 6.00 12.3" in lines
     # the table of iteration 1, and both rows in the last one
-    assert lines.count("1 +0.75 +0.75 +4.50 +0.25 6.00 0.125 76%") == 2
-    assert lines.count("2 +1.50 +1.50 +4.50 +0.25 6.00 0.125 76%") == 1
+    assert lines.count("1 +0.75 +0.75 +4.50 +0.25 +0.50 6.00 0.125 76%") == 2
+    assert lines.count("2 +1.50 +1.50 +4.50 +0.25 +0.50 6.00 0.125 76%") == 1
     assert "Training the reward model: 8 updates in 3.0 s" in lines
     text = " ".join(lines)
     assert "gold went from +0.75 to +1.50 and the gap from +0.25 to +0.25." in text
@@ -151,7 +153,7 @@ def test_a_resumed_stage() -> None:
 def test_without_gold() -> None:
     lines = squeezed(shown(gold=None))
     assert "4 – +4.50 – 6.00 12.3" in lines
-    assert "2 – – +4.50 – 6.00 – 76%" in lines
+    assert "2 – – +4.50 – – 6.00 – 76%" in lines
     assert "after gold – proxy +1.25 it was tasty ." in lines
     assert not any("gold went from" in line for line in lines)
 
@@ -168,6 +170,16 @@ def test_plain_lines_hold_no_control_codes_and_no_bars() -> None:
 def test_it_fits(width: int, terminal: bool) -> None:
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(width, terminal)).replace("\r", "\n")
     assert max(map(len, text.splitlines())) <= width
+
+
+def test_wide_numbers_fit_into_80_columns() -> None:
+    row = dict.fromkeys((key for _, key, _ in ITERATION), -12.345) | {"kl": 123.45, "accuracy": 1.0}
+    out = Console(file=io.StringIO(), width=80)
+    show(out, iteration_table([{**row, "iteration": 10}]))
+    assert isinstance(out.file, io.StringIO)
+    heads, _, cells = [line for line in squeezed(out.file.getvalue()) if line]
+    assert heads == "iteration gold peak proxy gap latest KL MMD accuracy"
+    assert cells == "10 -12.35 -12.35 -12.35 -12.35 -12.35 123.45 -12.345 100%"
 
 
 def test_bars_on_a_terminal() -> None:
@@ -201,17 +213,6 @@ def test_several_runs_of_a_plugin_are_told_apart() -> None:
     assert out.file.getvalue() == (
         "  Training the reward model (strength vote), member 3: 5 of 9 updates\n"
     )
-
-
-def test_no_response_commands_the_terminal() -> None:
-    assert readable("a\x1b[2J b\x00\n\tc\u202e é") == "a·[2J b· c· é"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(None, "–"), (0.004, "+0.00"), (-0.004, "0.00"), (-1.5, "-1.50")]
-)
-def test_number(value: float | None, text: str) -> None:
-    assert number(value, "+.2f") == text
 
 
 @pytest.mark.parametrize(

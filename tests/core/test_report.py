@@ -1,62 +1,21 @@
-"""Reports of finished runs: means over seeds, faults, and the pages."""
+"""Reports of finished runs: means over seeds, and the pages."""
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
+from finished_runs import make_run
 from ostinato.errors import UserError
 from ostinato.events import Event
-from ostinato.report import groups_of, read_run, report_runs, spread, titles, write_report
+from ostinato.report import report_runs, write_report
 from ostinato.report_html import NO_PLOTS, comparison_page, run_page
-
-PROMPT = {"prompt": "the <soup> :", "proxy": 0.5}
-
-
-def eval_row(k: int, step: int, gold: float | None, response: str) -> dict[str, Any]:
-    return {
-        "kind": "eval",
-        "iteration": k,
-        "step": step,
-        "gold_reward": gold,
-        "proxy_reward": 0.5 * step,
-        "gap": None if gold is None else 1.0 - gold,
-        "gap_latest": None if gold is None else 2.0 - 2.0 * gold,
-        "kl": float(step),
-        "mmd": None if gold is None else 0.5 / k,
-        "samples": [{**PROMPT, "response": response, "gold": gold}],
-    }
-
-
-def make_run(
-    path: Path, seed: int = 0, golds: tuple[float | None, ...] = (0.25, 0.75), **config: Any
-) -> Path:
-    path.mkdir(parents=True)
-    whole = {"seed": seed, "iterations": len(golds), "rl": {"rollouts": 4}, **config}
-    plugin = {
-        "name": "concat",
-        "hooks": ["combine_data"],
-        "distribution": "ostinato",
-        "version": "0.1.0",
-        "settings": {},
-    }
-    facts = {"config": whole, "plugins": [plugin], "owners": {"combine_data": "concat"}}
-    (path / "run.yaml").write_text(yaml.safe_dump(facts), encoding="utf-8")
-    rows = []
-    for k, gold in enumerate(golds, start=1):
-        rows += [eval_row(k, 0, gold and 0.0, "bland & dull"), eval_row(k, 4, gold, "tasty")]
-        rows.append({**rows[-1], "kind": "iteration", "peak_gold": gold, "accuracy": 0.7})
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (path / "metrics.jsonl").write_text(text, encoding="utf-8")
-    return path
+from ostinato.results import groups_of, read_run, titles
 
 
 class Page(HTMLParser):
@@ -97,38 +56,6 @@ def test_means_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert lines[place + 1].startswith(f"± {std:.2f} ± {std:.2f} ± {2 * std:.2f} ± 0.00")
     assert "3 runs, mean ± standard deviation, seeds 0, 1, 2" in " ".join(lines)
     assert all((run / "report.html").exists() for run in runs)
-
-
-def test_groups_differ_in_more_than_the_seed(tmp_path: Path) -> None:
-    paths = [
-        make_run(tmp_path / "a", 0, rl={"rollouts": 4, "lr": 0.1}, backend={"threads": 1}),
-        make_run(tmp_path / "b", 0, rl={"rollouts": 8, "lr": 0.1}, plugins=[{"ppo": {"clip": 1}}]),
-        make_run(tmp_path / "c", 1, rl={"rollouts": 4, "lr": 0.1}, backend={"threads": 2}),
-    ]
-    groups = groups_of([read_run(path) for path in paths])
-    assert [[run.path.name for run in group.runs] for group in groups] == [["a", "c"], ["b"]]
-    assert groups[0].seeds == [0, 1]
-    assert titles(groups) == [
-        "rl.rollouts 4, plugins null",
-        "rl.rollouts 8, plugins [ppo: clip: 1]",
-    ]
-    with pytest.raises(UserError, match="is given twice"):
-        groups_of([read_run(paths[0]), read_run(paths[0])])
-
-
-def test_runs_of_unequal_length(tmp_path: Path) -> None:
-    long = make_run(tmp_path / "long", 0, (0.25, 0.75), iterations=2)
-    short = make_run(tmp_path / "short", 1, (0.5,), iterations=2)
-    [group] = groups_of([read_run(long), read_run(short)])
-    assert group.values(1, "gold_reward") == [0.25, 0.5]
-    assert group.values(2, "gold_reward") == [0.75]
-
-
-@pytest.mark.parametrize(
-    ("values", "text"), [([], "–"), ([0.5], "+0.50"), ([1.0, 2.0, 3.0], "+2.00 ± 1.00")]
-)
-def test_spread(values: list[float], text: str) -> None:
-    assert spread(values, "+.2f") == text
 
 
 def test_the_page_of_a_run(tmp_path: Path) -> None:
@@ -179,80 +106,9 @@ def test_a_finished_run_gets_its_page(tmp_path: Path) -> None:
     Page((path / "report.html").read_text(encoding="utf-8"))
 
 
-def test_a_line_being_written_is_left_out(tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run")
-    with (path / "metrics.jsonl").open("a") as file:
-        file.write('{"kind": "ev')
-    assert len(read_run(path).iterations) == 2
-
-
-def _no_folder(path: Path) -> str:
-    return f"{path / 'none'}: no such run folder"
-
-
-def _no_metrics(path: Path) -> str:
-    (path / "metrics.jsonl").unlink()
-    return f"{path}: holds no metrics.jsonl, so it is not a run's folder"
-
-
-def _no_record(path: Path) -> str:
-    (path / "run.yaml").unlink()
-    return f"{path}: holds no run.yaml, so it is not a run's folder"
-
-
-def _bad_record(path: Path) -> str:
-    (path / "run.yaml").write_text("config: [")
-    return f"{path / 'run.yaml'}: is damaged and cannot be read"
-
-
-def _other_record(path: Path) -> str:
-    (path / "run.yaml").write_text("config: {seed: 0}\n")
-    return f"{path / 'run.yaml'}: is damaged and cannot be read"
-
-
-def _bad_line(path: Path) -> str:
-    file = path / "metrics.jsonl"
-    lines = file.read_text().splitlines()
-    lines[2] = lines[2][:20]
-    file.write_text("\n".join(lines) + "\n")
-    return f"{file}: line 3 is damaged, expected a metrics row"
-
-
-def _no_row(path: Path) -> str:
-    file = path / "metrics.jsonl"
-    file.write_text("[1]\n")
-    return f"{file}: line 1 is damaged, expected a metrics row"
-
-
-def _no_iteration(path: Path) -> str:
-    file = path / "metrics.jsonl"
-    file.write_text(file.read_text().splitlines()[0] + "\n")
-    return f"{file}: no iteration is finished yet; let the run go on first"
-
-
-def _read_only(path: Path) -> str:
     (path / ".report.html.new").mkdir()
-    return f"{path / 'report.html'}: cannot be written: Is a directory"
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        _no_folder,
-        _no_metrics,
-        _no_record,
-        _bad_record,
-        _other_record,
-        _bad_line,
-        _no_row,
-        _no_iteration,
-        _read_only,
-    ],
-)
-def test_damage_is_one_sentence(damage: Any, tmp_path: Path) -> None:
-    path = make_run(tmp_path / "run")
-    expected = damage(path)
-    given = path / "none" if damage is _no_folder else path
     with pytest.raises(UserError) as caught:
-        report_runs([given])
-    assert str(caught.value) == expected
+        report_runs([path])
+    assert str(caught.value) == f"{path / 'report.html'}: cannot be written: Is a directory"
