@@ -298,10 +298,6 @@ class RunConfig(Section):
             for entry in self.plugins
         ]
 
-    @property
-    def has_gold(self) -> bool:
-        return self.gold is not None
-
 
 def worlds() -> dict[str, list[EntryPoint]]:
     """Installed worlds by name; each entry point is a package with a ``world.yaml``."""

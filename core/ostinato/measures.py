@@ -1,7 +1,7 @@
-"""What a run measures: advantages, log-probabilities, KL, MMD, and how seeds are aggregated.
+"""What a run measures: advantages, KL, the gap between proxy and gold, MMD, rank agreement.
 
 Pure functions of tensors; nothing here knows a model, a plugin or a file. Shapes: B batch, T
-tokens, V vocabulary. Logs are natural, so KL and log-probabilities are in nats. Masks are 1 (or
+tokens, V vocabulary. Logs are natural, so KL is in nats. Masks are 1 (or
 True) on real tokens. What stands on padding never reaches a result, not even nan or inf. Halves are
 computed in float32. Statistics of a sample (mmd2 and below) are computed in float64 on the CPU,
 without gradient, and come back as Python floats.
@@ -82,28 +82,7 @@ def gae(
     return advantages, advantages + values
 
 
-# --- Log-probabilities and KL, per token ----------------------------------------------------------
-
-
-def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
-    """log pi(token) for each token, nats: logit minus logsumexp, row by row, in float32.
-
-    logits (B, T, V), already divided by the sampling temperature; tokens (B, T) integer -> (B, T).
-    logits[:, t] must be those that predict tokens[:, t]: nothing is shifted here. A (B, T, V) table
-    of log-probabilities never exists: one row at a time is upcast, so without gradient the memory
-    beyond the logits is that of a (T, V) row. Padding must hold valid ids; torch raises on others.
-    Raises ValueError when the shapes do not fit.
-    """
-    if logits.dim() != 3 or logits.shape[:-1] != tokens.shape:
-        raise ValueError(
-            f"logits (B, T, V) and tokens (B, T) do not fit: "
-            f"{tuple(logits.shape)}, {tuple(tokens.shape)}"
-        )
-    rows: list[Tensor] = []
-    for row, row_tokens in zip(logits, tokens, strict=True):  # (T, V), (T,)
-        chosen = row.gather(-1, row_tokens.unsqueeze(-1)).squeeze(-1)
-        rows.append(_float(chosen) - _float(row).logsumexp(-1))
-    return torch.stack(rows)
+# --- KL, per token --------------------------------------------------------------------------------
 
 
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
@@ -138,10 +117,11 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
     """KL(pi || pi_ref) of the next-token distributions over the whole vocabulary.
 
-    logits, ref_logits (B, T, V) -> (B, T), nats per token, never negative. Row by row in float32,
-    as token_logprobs. Where pi is 0 (a logit of -inf) the term is 0; where only pi_ref is 0 the KL
-    is inf. Summed over the tokens of responses sampled from pi, its mean is the KL per response,
-    with less variance than k1. Raises ValueError when the shapes differ or are not (B, T, V).
+    logits, ref_logits (B, T, V) -> (B, T), nats per token, never negative. Row by row in float32:
+    without gradient there is no second (B, T, V) table. Where pi is 0 (a logit of -inf) the term is
+    0; where only pi_ref is 0 the KL is inf. Summed over the tokens of responses sampled from pi,
+    its mean is the KL per response, with less variance than k1. Raises ValueError when the shapes
+    differ or are not (B, T, V).
     """
     _same_shape(logits=logits, ref_logits=ref_logits)
     if logits.dim() != 3:

@@ -141,41 +141,16 @@ def test_gae_refuses_bad_input() -> None:
         measures.gae(x[0], x[0], x[0], 1.0, 0.95)
 
 
-# --- token_logprobs, KL ---------------------------------------------------------------------------
-
-
-def test_token_logprobs_match_scipy(rng: np.random.Generator) -> None:
-    logits = rng.normal(0, 4, (3, 5, 11)).astype(np.float32)
-    tokens = rng.integers(0, 11, (3, 5))
-    table = special.log_softmax(logits.astype(np.float64), axis=-1)
-    expected = np.take_along_axis(table, tokens[..., None], -1)[..., 0]
-    got = measures.token_logprobs(torch.tensor(logits), torch.tensor(tokens))
-    np.testing.assert_allclose(got.numpy(), expected, atol=1e-5)
-
-
-def test_token_logprobs_have_the_gradient_of_log_softmax() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 3, 5, generator=generator, dtype=torch.float64, requires_grad=True)
-    tokens = torch.randint(5, (2, 3), generator=generator)
-    reference = logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-    (expected,) = torch.autograd.grad(reference.square().sum(), logits)
-    got = measures.token_logprobs(logits, tokens).square().sum()
-    torch.testing.assert_close(torch.autograd.grad(got, logits)[0], expected)
+# --- KL -------------------------------------------------------------------------------------------
 
 
 def test_halves_are_upcast() -> None:
-    logits = torch.tensor([[[0.0, 0.0, 300.0]]], dtype=torch.bfloat16)
-    got = measures.token_logprobs(logits, torch.tensor([[0]]))
-    assert got.dtype == torch.float32
-    assert got.item() == -300.0
     even = torch.zeros(1, 1, 1000, dtype=torch.bfloat16)  # log 1000 has no bfloat16
-    logprob = measures.token_logprobs(even, torch.tensor([[7]])).item()
-    assert logprob == pytest.approx(-math.log(1000))
-
-
-def test_token_logprobs_refuse_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="do not fit"):
-        measures.token_logprobs(torch.zeros(2, 3, 4), torch.zeros(2, 2, dtype=torch.long))
+    one = even.clone()
+    one[..., 0] = 8.0
+    kl = measures.exact_kl(even, one)
+    assert kl.dtype == torch.float32
+    assert kl.item() == pytest.approx(math.log((999 + math.exp(8)) / 1000) - 8 / 1000)
 
 
 def test_kl_estimators_by_hand() -> None:
@@ -207,8 +182,7 @@ def test_exact_kl_matches_scipy_and_the_means_of_k1_and_k3() -> None:
     n = 20_000  # draws at each of the 2 x 3 positions, as six rows of n tokens
     tokens = torch.multinomial(torch.tensor(p).reshape(6, 6), n, True, generator=generator)
     logprobs, ref_logprobs = (
-        measures.token_logprobs(table.reshape(6, 1, 6).expand(6, n, 6), tokens)
-        for table in (logits, ref)
+        table.reshape(6, 6).log_softmax(-1).gather(-1, tokens) for table in (logits, ref)
     )
     for kl in (measures.kl_k1, measures.kl_k3):
         sample = kl(logprobs, ref_logprobs)
