@@ -13,12 +13,13 @@ from datasets import Dataset
 from ostinato import load_config
 from ostinato.backend import Backend
 from ostinato.batches import PolicyHandle
+from ostinato.comparisons import Comparisons
 from ostinato.context import Context
 from ostinato.draws import Draws
 from ostinato.models import load_tokenizer
 from ostinato.plugins import Plugins, activate
 from ostinato.reward_model import RewardModel
-from ostinato.reward_training import Comparisons, RewardTrainer
+from ostinato.reward_training import RewardTrainer
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 FAMILIES: dict[str, dict[str, Any]] = {

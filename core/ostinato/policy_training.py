@@ -14,6 +14,12 @@ from torch import Tensor, nn
 
 from ostinato.backend import Backend
 from ostinato.batches import PolicyAlgorithm, PolicyOutputs, RewardBatch, Rollout, Samples
+from ostinato.checkpoints import (
+    load_optimiser,
+    load_parameters,
+    optimiser_tensors,
+    parameters_of,
+)
 from ostinato.config import RLSection
 from ostinato.context import Context
 from ostinato.errors import NonFiniteError, UserError
@@ -436,35 +442,3 @@ def learning_rate(settings: RLSection, done: int, total: int) -> float:
     part = done / total
     left = 1 - part if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * part))
     return settings.lr_final + (settings.lr - settings.lr_final) * left
-
-
-def parameters_of(policy: Policy, prefix: str) -> dict[str, Tensor]:
-    """Parameters by name, tied ones once."""
-    return {prefix + name: p.detach() for name, p in policy.named_parameters()}
-
-
-@torch.no_grad()
-def load_parameters(policy: Policy, tensors: Mapping[str, Tensor], prefix: str) -> None:
-    """Fill a policy's parameters in place."""
-    for name, p in policy.named_parameters():
-        p.copy_(tensors[prefix + name])
-
-
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Optimiser state as named tensors, for safetensors instead of a pickle."""
-    return {
-        f"optimiser.{index}.{key}": value
-        for index, state in optimiser.state_dict()["state"].items()
-        for key, value in state.items()
-    }
-
-
-def load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give the optimiser back its state."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimiser."):
-            _, index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = value
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": state, "param_groups": groups})
