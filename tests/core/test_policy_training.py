@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
-from ostinato import policy_training
 from ostinato.batches import Samples, Scores
 from ostinato.config import RLSection
 from ostinato.errors import NonFiniteError, UserError
-from ostinato.policy_training import finish_penalty, learning_rate, token_rewards
+from ostinato.policy_training import finish_penalty, token_rewards
+from ostinato.policy_update import PolicyUpdate, learning_rate
 
 RAGGED = [[100, 101, 102], [104], [105, 106], [107], [100, 104], [103], [102, 103, 101], [99]]
 SMALL = {"rollouts": 1, "rollout_size": 8, "minibatch": 8, "epochs": 1, "lr": 1e-2}
@@ -75,18 +73,6 @@ def test_scores_are_clipped_then_unfinished_responses_penalised(settings, wanted
     score, finished = torch.tensor([3.0, -4.0, 2.0]), torch.tensor([True, False, True])
     found = finish_penalty(score, finished, RLSection(**settings))
     assert found.tolist() == wanted
-
-
-@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
-def test_learning_rate_schedules(schedule):
-    settings = RLSection(lr=1.0, lr_final=0.2, schedule=schedule)
-    found = [learning_rate(settings, done, 4) for done in (0, 1, 2, 3, 4)]
-    wanted = {
-        "linear": [1.0, 0.8, 0.6, 0.4, 0.2],
-        "cosine": [0.2 + 0.4 * (1 + math.cos(math.pi * i / 4)) for i in range(5)],
-        "constant": [1.0] * 5,
-    }
-    assert found == pytest.approx(wanted[schedule])
 
 
 # --- A rollout ------------------------------------------------------------------------------------
@@ -440,9 +426,9 @@ def test_minibatches_of_a_rollout_and_its_whole_take_the_same_first_step(
     for reuse in (True, False):
         kit = policies.make(plugins=["ppo"], rl={**SMALL, "epochs": 2})
         if not reuse:
-            call = policy_training._Update.__call__
+            call = PolicyUpdate.__call__
             monkeypatch.setattr(
-                policy_training._Update, "__call__", lambda u, r, _, *a, c=call: c(u, r, None, *a)
+                PolicyUpdate, "__call__", lambda u, r, _, *a, c=call: c(u, r, None, *a)
             )
         found.append(state(train(kit, kit.policy(), function_reward)))
     for name, p in found[0].items():

@@ -78,7 +78,7 @@ CHECKLIST: dict[str, list[tuple[str, str]]] = {
     ],
     "Adam eps, annealing, permutations, accumulation": [
         (ENGINE, "test_adam_has_eps_1e_5_and_the_learning_rate_is_annealed"),
-        (ENGINE, "test_learning_rate_schedules"),
+        ("core/test_policy_update.py", "test_learning_rate_schedules"),
         (ENGINE, "test_every_epoch_permutes_the_rollout_and_uses_each_response_once"),
         (ENGINE, "test_accumulation_changes_nothing"),
     ],

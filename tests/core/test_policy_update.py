@@ -1,0 +1,22 @@
+"""The learning rate of each update; the updates themselves are tested with the trainer."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from ostinato.config import RLSection
+from ostinato.policy_update import learning_rate
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_learning_rate_schedules(schedule):
+    settings = RLSection(lr=1.0, lr_final=0.2, schedule=schedule)
+    found = [learning_rate(settings, done, 4) for done in (0, 1, 2, 3, 4)]
+    wanted = {
+        "linear": [1.0, 0.8, 0.6, 0.4, 0.2],
+        "cosine": [0.2 + 0.4 * (1 + math.cos(math.pi * i / 4)) for i in range(5)],
+        "constant": [1.0] * 5,
+    }
+    assert found == pytest.approx(wanted[schedule])
