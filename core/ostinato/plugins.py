@@ -20,6 +20,7 @@ import pluggy
 from pydantic import BaseModel, ValidationError
 
 from ostinato import hookspecs
+from ostinato.answers import check_answer
 from ostinato.config import describe_errors
 from ostinato.errors import UserError, closest
 from ostinato.hookspecs import KINDS
@@ -213,7 +214,10 @@ class Plugins:
             raise
         if not answers and KINDS[hook] != "all":
             raise UserError(f"plugin '{name}': hook '{hook}' answered None")
-        return answers[0] if answers else None
+        if not answers:
+            return None
+        check_answer(name, hook, answers[0], arguments)
+        return answers[0]
 
     def acted(self, name: str, hook: str, magnitude: float) -> None:
         """Record the magnitude of what a hook call did."""

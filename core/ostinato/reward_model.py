@@ -310,7 +310,15 @@ class CombinedReward(Reward):
         return self
 
     def _combine(self, found: list[Scores]) -> Scores:
-        score = self._reduce(torch.stack([f.score for f in found], dim=1))
+        each = torch.stack([f.score for f in found], dim=1)
+        score = self._reduce(each)
+        if score.shape != (len(each),):
+            raise UserError(
+                f"combine_rm: its reduce answered shape {tuple(score.shape)} for scores of shape "
+                f"{tuple(each.shape)}, expected ({len(each)},)"
+            )
+        if not bool(score.isfinite().all()):
+            raise NonFiniteError("combine_rm: its reduce answered a score that is not finite")
         heads = {f.parts.shape[-1] for f in found}
         if len(heads) == 1:
             parts = torch.cat([f.parts for f in found], dim=1)
