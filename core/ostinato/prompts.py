@@ -67,7 +67,7 @@ def read_rows(data: str, split: str, key: str) -> list[dict[str, Any]]:
         if path.suffix == ".jsonl":
             rows = _read_lines(path, key)
         elif path.suffix == ".json":
-            rows = json.loads(path.read_text(encoding="utf-8"))
+            rows = json.loads(path.read_text(encoding="utf-8-sig"))
         else:
             rows = _read_dataset(path, data, split)
     except FileNotFoundError:  # a missing file, or `datasets`' word for a missing hub data set
@@ -87,7 +87,9 @@ def read_rows(data: str, split: str, key: str) -> list[dict[str, Any]]:
 
 def _read_lines(path: Path, key: str) -> list[Any]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # not splitlines(): it breaks at U+2028 and U+0085 too, which JSON strings may hold as they are
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    for number, line in enumerate(lines, start=1):
         try:
             if line.strip():
                 rows.append(json.loads(line))
@@ -142,7 +144,9 @@ def render(row: Mapping[str, Any], template: str, field: str, where: str) -> str
 
 
 def _require(row: Mapping[str, Any], column: str, where: str) -> None:
-    if row.get(column) is None:
+    if column in row and row[column] is None:
+        raise UserError(f"a row of {where} has nothing in its column '{column}'")
+    if column not in row:
         raise UserError(f"a row of {where} has no column '{column}'{closest(column, row)}")
 
 

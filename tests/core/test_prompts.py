@@ -78,6 +78,15 @@ def test_a_parquet_file_gives_its_rows(tmp_path, monkeypatch):
     assert read_rows(str(tmp_path / "rows.parquet"), "train", "prompts.data") == ROWS
 
 
+def test_a_line_ends_at_a_newline_alone(tmp_path):
+    path = tmp_path / "web.jsonl"
+    texts = ["next line \u0085 here", "line \u2028 and paragraph \u2029", "form feed \\f"]
+    lines = ['{"prompt": "' + text + '"}\r\n' for text in texts]
+    path.write_bytes(("\ufeff" + "".join(lines)).encode())  # some editors put U+FEFF first
+    rows = read_rows(str(path), "train", "prompts.data")
+    assert [row["prompt"] for row in rows] == [*texts[:2], "form feed \f"]
+
+
 def broken_files(folder):
     (folder / "list.json").write_text("[1, 2]")
     (folder / "empty.jsonl").write_text("\n")
@@ -153,7 +162,7 @@ def test_custom_templates_see_every_column_and_the_chosen_field():
     ("row", "template", "said"),
     [
         ({"promt": "a"}, "{prompt}", "a row of here has no column 'prompt'; did you mean 'promt'?"),
-        ({"prompt": None}, "{prompt}", "a row of here has no column 'prompt'"),
+        ({"prompt": None}, "{prompt}", "a row of here has nothing in its column 'prompt'"),
         ({"instrucion": "a"}, "alpaca", "a row of here has no column 'instruction'; did you mean"),
         ({"prompt": "a"}, "{prompt} {tone}", "prompts.template: '{prompt} {tone}' does not fit"),
         ({"prompt": "a"}, "{prompt", "prompts.template: '{prompt' does not fit"),
