@@ -56,6 +56,7 @@ class RunDirectory:
             self._lock.close()
             raise
         self.metrics = Metrics(path / "metrics.jsonl")
+        self._visited: set[Path] = set()
 
     def close(self) -> None:
         """Let another process have the folder."""
@@ -116,7 +117,9 @@ class RunDirectory:
     ) -> T:
         """What ``make`` answers, made once; a finished artefact loads if its checksums agree."""
         folder = self.path / name
+        self._visited.add(folder)
         if not folder.exists():
+            self._refuse_gap(folder)
             made = make()
             self._write(folder, lambda new: save(made, new))
             return made
@@ -125,6 +128,20 @@ class RunDirectory:
         made = load(folder)
         self.plugins.load_state(done["plugins"])  # after `load`, which may call hooks again
         return made
+
+    def _refuse_gap(self, folder: Path) -> None:
+        """UserError, while metrics.jsonl is still whole, where later artefacts are there."""
+        finished = {p.parent for p in self.path.rglob("done.json")} - self._visited
+        later = sorted(
+            str(f.relative_to(self.path))
+            for f in finished
+            if f.parent.suffix != ".checkpoints" and not f.name.startswith("cache-")
+        )
+        if later:
+            raise UserError(
+                f"{folder}: is missing, but what was made after it is there; restore it, or delete "
+                f"{', '.join(later)} too, to compute all of it again"
+            )
 
     def cached(
         self,

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -147,6 +148,38 @@ def test_a_damaged_artefact_is_named(harm: str, out: Path) -> None:
         f"{bad}: is missing, truncated or changed since the run wrote it; restore it, or delete "
         f"{folder} and what was made after it to compute it again"
     )
+
+
+def test_a_stage_that_went_missing_in_the_middle_is_named_and_nothing_is_lost(out: Path) -> None:
+    first = opened(out)
+    names = [f"iteration-{k}/{stage}" for k in (1, 2) for stage in ("data", "policy")]
+    for name in names:
+        first.metrics.write({"kind": name})
+        keep(first, name, name)
+    before = (out / "metrics.jsonl").read_text()
+    first.close()
+    shutil.rmtree(out / "iteration-1" / "policy")
+    second = opened(out)
+    assert keep(second, names[0], "x") == names[0]
+    with pytest.raises(UserError) as caught:
+        keep(second, names[1], "x")
+    assert str(caught.value) == (
+        f"{out}/iteration-1/policy: is missing, but what was made after it is there; restore it, "
+        "or delete iteration-2/data, iteration-2/policy too, to compute all of it again"
+    )
+    second.close()
+    assert (out / "metrics.jsonl").read_text() == before
+    shutil.rmtree(out / "iteration-2")
+    third = opened(out)
+    assert [keep(third, name, "again") for name in names[:2]] == [names[0], "again"]
+
+
+def test_caches_and_checkpoints_are_not_later_than_their_stage(out: Path) -> None:
+    first = opened(out)
+    first.cached("iteration-1/cache-strength", lambda: "x", lambda v, f: text(v)(f), read)
+    first.save_checkpoint("iteration-1/policy", "main", 3, {"w": torch.zeros(1)}, {})
+    first.close()
+    assert keep(opened(out), "iteration-1/data", "made") == "made"
 
 
 # Metrics
