@@ -36,11 +36,19 @@ def load_tokenizer(section: ModelSection, key: str) -> Any:
     return tokenizer
 
 
-def load_model(auto: Any, section: ModelSection, tokenizer: Any, key: str, **config: Any) -> Any:
+def load_model(
+    auto: Any,
+    section: ModelSection,
+    tokenizer: Any,
+    key: str,
+    must_hold: str = "",
+    **config: Any,
+) -> Any:
     """A model of the transformers class ``auto``: loaded, or built with random weights.
 
     Its embeddings hold every token of ``tokenizer``; its config names the tokenizer's eos and pad.
-    Weights are fp32. Random weights come from torch's global generator.
+    Weights are fp32. Random weights come from torch's global generator. Raises UserError where a
+    checkpoint lacks the weight ``must_hold``, which transformers would fill with random numbers.
     """
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     if section.random is not None:
@@ -53,14 +61,20 @@ def load_model(auto: Any, section: ModelSection, tokenizer: Any, key: str, **con
                 f"{key}.random: transformers cannot build it: {first_line(error)}"
             ) from error
     else:
-        model = _loaded(
+        model, facts = _loaded(
             auto,
             section.model,
             f"{key}.model",
             trust_remote_code=section.trust_remote_code,
             dtype=torch.float32,
+            output_loading_info=True,
             **config,
         )
+        if must_hold in facts["missing_keys"]:
+            raise UserError(
+                f"{key}.model: '{section.model}' is no trained reward model: its checkpoint holds "
+                f"no '{must_hold}'"
+            )
     if model.get_input_embeddings().num_embeddings < len(tokenizer):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     for name, value in ids.items():

@@ -127,18 +127,25 @@ class RewardModel(nn.Module, Reward):
 
     @classmethod
     def load(
-        cls, section: RewardModelSection, lm_head: bool = False, key: str = "reward_model"
+        cls,
+        section: RewardModelSection,
+        lm_head: bool = False,
+        key: str = "reward_model",
+        trained: bool = False,
     ) -> RewardModel:
         """R_init: the body that the run file names; :meth:`with_head` gives it its head.
 
-        Raises UserError, naming ``key``, if there is no such body, or no language-model head.
+        Raises UserError, naming ``key``, if there is no such body, or no language-model head, or
+        if it should be ``trained`` and has no head. Texts are cut to the model's context.
         """
         tokenizer = load_tokenizer(section, key)
         auto = AutoModelForSequenceClassification
-        model = load_model(auto, section, tokenizer, key, num_labels=1)
+        head = "score.weight" if trained else ""
+        model = load_model(auto, section, tokenizer, key, head, num_labels=1)
         if not isinstance(getattr(model, "score", None), nn.Linear):
             raise UserError(f"{key}: a {model.config.model_type} model has no linear `score` head")
-        made = cls(model, tokenizer, max_tokens=section.max_tokens)
+        room = getattr(model.config, "max_position_embeddings", None) or section.max_tokens
+        made = cls(model, tokenizer, max_tokens=min(section.max_tokens, room))
         if lm_head:
             kinds = getattr(model.config, "architectures", None) or []
             headless = any(kind.endswith("ForSequenceClassification") for kind in kinds)
@@ -379,7 +386,7 @@ def load_gold(section: GoldSection, device: torch.device) -> Scorer:
         return made
     shared = section.model_dump(exclude={"function", "batch"})
     loaded = RewardModelSection(**shared, max_tokens=2048)
-    return RewardModel.load(loaded, key="gold").to(device)
+    return RewardModel.load(loaded, key="gold", trained=True).to(device)
 
 
 def gold_scores(gold: Scorer, samples: Samples, batch: int) -> Tensor:

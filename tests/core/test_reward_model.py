@@ -18,7 +18,7 @@ from ostinato import UserError, combine
 from ostinato.batches import Samples
 from ostinato.config import GoldSection, RewardModelSection
 from ostinato.draws import Draws
-from ostinato.models import padded
+from ostinato.models import load_model, load_tokenizer, padded, save_model
 from ostinato.reward_model import (
     Calibration,
     CombinedReward,
@@ -309,6 +309,30 @@ def test_gold_of_a_checkpoint_gives_raw_scores(kit, tmp_path):
     model.save(tmp_path)
     gold = load_gold(GoldSection(model=str(tmp_path)), torch.device("cpu"))
     torch.testing.assert_close(gold.score(PROMPTS, RESPONSES, FINISHED), raw, atol=1e-5, rtol=0)
+
+
+def test_a_language_model_is_no_gold(kit, tmp_path):
+    """transformers would give it a head of random numbers, and the run a gold of noise."""
+    section = kit.make().ctx.config.policy
+    tokenizer = load_tokenizer(section, "policy")
+    save_model(load_model(AutoModelForCausalLM, section, tokenizer, "policy"), tokenizer, tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_gold(GoldSection(model=str(tmp_path)), torch.device("cpu"))
+    assert str(caught.value) == (
+        f"gold.model: '{tmp_path}' is no trained reward model: its checkpoint holds no "
+        "'score.weight'"
+    )
+    body = RewardModelSection(model=str(tmp_path))  # a proxy gets its head in training
+    assert RewardModel.load(body).model.config.num_labels == 1
+
+
+def test_texts_are_cut_to_the_context_of_the_body(kit):
+    """A proxy whose tokenizer makes longer rows than the policy's may have less room for them."""
+    model = kit.make(family="gpt2", max_tokens=1000).initial()
+    assert model.max_tokens == model.model.config.max_position_embeddings == 64
+    assert kit.make(family="gpt2", max_tokens=20).initial().max_tokens == 20
+    cut = model.score(["x" * 90], ["a" * 30], [False])
+    torch.testing.assert_close(model.score(["x" * 34], ["a" * 30], [False]), cut)
 
 
 def test_a_missing_gold_names_its_own_key():
