@@ -193,13 +193,20 @@ class RLSection(Section):
     lr: float = Field(1e-6, gt=0, description="learning rate of Adam at the start")
     lr_final: float = Field(1e-7, ge=0, description="learning rate at the end")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="decay of lr")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="Adam's betas")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="Adam's betas, each in [0, 1)")
     eps: float = Field(1e-5, gt=0, description="Adam's epsilon")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient norm at which it is clipped")
     clip_score: float | None = Field(None, gt=0, description="scores are cut to [-c, c]")
     unfinished: Unfinished = Field(
         default_factory=Unfinished, description="responses without a stop token"
     )
+
+    @field_validator("betas")
+    @classmethod
+    def _decays(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError(f"each should be at least 0 and less than 1, got {list(value)}")
+        return value
 
     @model_validator(mode="after")
     def _sizes(self) -> RLSection:
@@ -362,7 +369,7 @@ class Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen and isinstance(key.value, str):
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key '{key.value}' stands twice", key.start_mark
                 )
