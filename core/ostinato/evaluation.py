@@ -14,11 +14,12 @@ from ostinato.batches import Samples
 from ostinato.config import RunConfig
 from ostinato.context import Context, Evaluation
 from ostinato.generation import sample
+from ostinato.gold import gold_scores
 from ostinato.measures import exact_kl, mmd2, spearman, standardise
 from ostinato.plugins import Plugins
 from ostinato.policy import Policy
 from ostinato.prompts import PromptSet
-from ostinato.reward_model import Reward, gold_scores
+from ostinato.reward_model import Reward
 
 FORWARD_ROWS = 64  # responses in one forward pass
 LOGITS = 2**24  # logits of each policy in memory at once

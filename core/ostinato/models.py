@@ -24,7 +24,7 @@ def load_tokenizer(section: ModelSection, key: str) -> Any:
         tokenizer: Any = ByT5Tokenizer(extra_ids=0)
     else:
         name = section.tokenizer or section.model
-        tokenizer = _loaded(
+        tokenizer = from_checkpoint(
             AutoTokenizer, name, f"{key}.tokenizer", trust_remote_code=section.trust_remote_code
         )
     if tokenizer.eos_token_id is None:
@@ -61,7 +61,7 @@ def load_model(
                 f"{key}.random: transformers cannot build it: {first_line(error)}"
             ) from error
     else:
-        model, facts = _loaded(
+        model, facts = from_checkpoint(
             auto,
             section.model,
             f"{key}.model",
@@ -84,7 +84,8 @@ def load_model(
     return model.eval()
 
 
-def _loaded(auto: Any, name: str | None, key: str, **arguments: Any) -> Any:
+def from_checkpoint(auto: Any, name: str | None, key: str, **arguments: Any) -> Any:
+    """``auto.from_pretrained(name)``; UserError in one sentence where that fails."""
     try:
         return auto.from_pretrained(name, **arguments)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:

@@ -15,10 +15,11 @@ from datasets import Dataset
 from ostinato.context import Context
 from ostinato.errors import UserError
 from ostinato.generation import sample
+from ostinato.gold import gold_scores
 from ostinato.plugins import Plugins
 from ostinato.policy import Policy
 from ostinato.prompts import PromptSet
-from ostinato.reward_model import gold_scores, token_rows
+from ostinato.reward_model import token_rows
 
 SIDES = ("chosen", "rejected")
 

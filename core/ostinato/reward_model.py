@@ -1,4 +1,4 @@
-"""Reward models: a causal body with a bias-free head; combinations of them; the gold."""
+"""Reward models: a causal body with a bias-free head, and combinations of them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from ostinato.batches import RMOutputs, Samples, Scorer, Scores
-from ostinato.config import GoldSection, RewardModelSection, load_named
+from ostinato.batches import RMOutputs, Samples, Scores
+from ostinato.config import RewardModelSection
 from ostinato.draws import Draws
 from ostinato.errors import NonFiniteError, UserError
 from ostinato.models import (
@@ -143,7 +143,10 @@ class RewardModel(nn.Module, Reward):
         head = "score.weight" if trained else ""
         model = load_model(auto, section, tokenizer, key, head, num_labels=1)
         if not isinstance(getattr(model, "score", None), nn.Linear):
-            raise UserError(f"{key}: a {model.config.model_type} model has no linear `score` head")
+            raise UserError(
+                f"{key}: a {model.config.model_type} model has no linear `score` head; expected a "
+                "decoder, such as a language model's body"
+            )
         room = getattr(model.config, "max_position_embeddings", None) or section.max_tokens
         made = cls(model, tokenizer, max_tokens=min(section.max_tokens, room))
         if lm_head:
@@ -366,37 +369,3 @@ def load_reward(folder: Path) -> Reward:
     if members:
         return combine([RewardModel.load_checkpoint(m) for m in members], mean_over_members)
     return RewardModel.load_checkpoint(folder)
-
-
-def load_gold(section: GoldSection, device: torch.device) -> Scorer:
-    """The gold reward model: raw scores, nothing calibrated."""
-    if section.function is not None:
-        factory = load_named(section.function, "gold.function")
-        try:
-            made: Scorer = factory()
-        except Exception as error:
-            raise UserError(
-                f"gold.function: {section.function}() failed: {type(error).__name__}: {error}"
-            ) from error
-        if not callable(getattr(made, "score", None)):
-            raise UserError(
-                f"gold.function: {section.function}() answered a {type(made).__name__} "
-                "without `score(prompts, responses, finished)`"
-            )
-        return made
-    shared = section.model_dump(exclude={"function", "batch"})
-    loaded = RewardModelSection(**shared, max_tokens=2048)
-    return RewardModel.load(loaded, key="gold", trained=True).to(device)
-
-
-def gold_scores(gold: Scorer, samples: Samples, batch: int) -> Tensor:
-    """Gold scores (B,) of samples, fp32 on the CPU."""
-    prompts, responses, finished = samples.prompts, samples.responses, samples.finished.tolist()
-    found = [
-        gold.score(prompts[i : i + batch], responses[i : i + batch], finished[i : i + batch])
-        for i in range(0, len(prompts), batch)
-    ]
-    scores = torch.cat([f.detach().float().cpu() for f in found])
-    if scores.shape != (len(prompts),) or not bool(scores.isfinite().all()):
-        raise NonFiniteError("the gold reward model's scores are not finite, or not one a response")
-    return scores

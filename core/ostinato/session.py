@@ -20,11 +20,12 @@ from ostinato.errors import UserError
 from ostinato.evaluation import Baseline, measure_baseline
 from ostinato.events import Event, EventKind
 from ostinato.generation import check_length, stop_token
+from ostinato.gold import load_gold
 from ostinato.plugins import Plugins, activate
 from ostinato.policy import Policy
 from ostinato.preferences import load_data, save_data
 from ostinato.prompts import PromptSplits, load_prompts, split_texts
-from ostinato.reward_model import RewardModel, load_gold
+from ostinato.reward_model import RewardModel
 from ostinato.runs import RunDirectory
 from ostinato.sft import prompt_answers, train_sft
 

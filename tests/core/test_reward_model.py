@@ -1,4 +1,4 @@
-"""Reward models: head, scores from text and tokens, combinations, checkpoints, the gold."""
+"""Reward models: head, scores from text and tokens, combinations, checkpoints."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from transformers import (
 
 from ostinato import UserError, combine
 from ostinato.batches import Samples
-from ostinato.config import GoldSection, RewardModelSection
+from ostinato.config import RewardModelSection
 from ostinato.draws import Draws
-from ostinato.models import load_model, load_tokenizer, padded, save_model
+from ostinato.models import padded
 from ostinato.reward_model import (
     Calibration,
     CombinedReward,
     RewardModel,
-    load_gold,
     load_reward,
     read_mean,
 )
@@ -295,35 +294,8 @@ def test_a_body_without_a_linear_score_is_refused():
         tokenizer="bytes",
         random={"model_type": "bert", "hidden_size": 16, "num_attention_heads": 2},
     )
-    with pytest.raises(UserError, match="a bert model has no linear `score` head"):
+    with pytest.raises(UserError, match="a bert model has no linear `score` head; expected"):
         RewardModel.load(section)
-
-
-# --- Gold -----------------------------------------------------------------------------------------
-
-
-def test_gold_of_a_checkpoint_gives_raw_scores(kit, tmp_path):
-    model = kit.make().initial()
-    raw = model.score(PROMPTS, RESPONSES, FINISHED)
-    model.calibration = Calibration(3.0, 9.0)
-    model.save(tmp_path)
-    gold = load_gold(GoldSection(model=str(tmp_path)), torch.device("cpu"))
-    torch.testing.assert_close(gold.score(PROMPTS, RESPONSES, FINISHED), raw, atol=1e-5, rtol=0)
-
-
-def test_a_language_model_is_no_gold(kit, tmp_path):
-    """transformers would give it a head of random numbers, and the run a gold of noise."""
-    section = kit.make().ctx.config.policy
-    tokenizer = load_tokenizer(section, "policy")
-    save_model(load_model(AutoModelForCausalLM, section, tokenizer, "policy"), tokenizer, tmp_path)
-    with pytest.raises(UserError) as caught:
-        load_gold(GoldSection(model=str(tmp_path)), torch.device("cpu"))
-    assert str(caught.value) == (
-        f"gold.model: '{tmp_path}' is no trained reward model: its checkpoint holds no "
-        "'score.weight'"
-    )
-    body = RewardModelSection(model=str(tmp_path))  # a proxy gets its head in training
-    assert RewardModel.load(body).model.config.num_labels == 1
 
 
 def test_texts_are_cut_to_the_context_of_the_body(kit):
@@ -333,16 +305,3 @@ def test_texts_are_cut_to_the_context_of_the_body(kit):
     assert kit.make(family="gpt2", max_tokens=20).initial().max_tokens == 20
     cut = model.score(["x" * 90], ["a" * 30], [False])
     torch.testing.assert_close(model.score(["x" * 34], ["a" * 30], [False]), cut)
-
-
-def test_a_missing_gold_names_its_own_key():
-    with pytest.raises(UserError, match=r"gold\.tokenizer: '\./nowhere' cannot be loaded"):
-        load_gold(GoldSection(model="./nowhere"), torch.device("cpu"))
-
-
-def test_gold_functions_that_fail_are_one_sentence():
-    device = torch.device("cpu")
-    with pytest.raises(UserError, match=r"gold.function: math:factorial\(\) failed: TypeError"):
-        load_gold(GoldSection(function="math:factorial"), device)
-    with pytest.raises(UserError, match="answered a dict without `score"):
-        load_gold(GoldSection(function="builtins:dict"), device)
