@@ -75,6 +75,8 @@ def _losses(answer: Any, arguments: Mapping[str, Any]) -> str | None:
 
     if not isinstance(answer, Tensor):
         return f"{_kind(answer)}, expected a tensor with a loss a comparison"
+    if arguments["outputs"].score.requires_grad and not answer.requires_grad:
+        return "losses without a gradient, expected ones that are computed from `outputs`"
     return None
 
 
@@ -90,18 +92,6 @@ def _algorithm(answer: Any, arguments: Mapping[str, Any]) -> str | None:
     return f"{_kind(answer)} that has no '{lacking}'" if lacking else None
 
 
-def _reward_model(answer: Any, arguments: Mapping[str, Any]) -> str | None:
-    from ostinato.reward_model import RewardModel
-
-    return None if isinstance(answer, RewardModel) else f"{_kind(answer)}, expected a RewardModel"
-
-
-def _policy(answer: Any, arguments: Mapping[str, Any]) -> str | None:
-    from ostinato.policy import Policy
-
-    return None if isinstance(answer, Policy) else f"{_kind(answer)}, expected a Policy"
-
-
 CHECKS: Mapping[str, Callable[[Any, Mapping[str, Any]], str | None]] = {
     "rm_loss": _terms,
     "policy_loss": _terms,
@@ -111,8 +101,6 @@ CHECKS: Mapping[str, Callable[[Any, Mapping[str, Any]], str | None]] = {
     "preference_loss": _losses,
     "label": _labels,
     "policy_algorithm": _algorithm,
-    "train_rm": _reward_model,
-    "train_policy": _policy,
 }
 
 

@@ -248,11 +248,6 @@ class RewardTrainer:
         answers = self.plugins.each("rm_loss", batch=batch, outputs=outputs, ctx=ctx)
         for name, found in () if self.plain else answers:
             for term, value in found.items():
-                if value.ndim:
-                    raise UserError(
-                        f"plugin '{name}': hook 'rm_loss' answered '{term}' of shape "
-                        f"{tuple(value.shape)}, expected a scalar"
-                    )
                 loss = loss + share * value
                 terms[f"{name}/{term}"] = share * float(value.detach())
             magnitude = sum(abs(float(value.detach())) for value in found.values())

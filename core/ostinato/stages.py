@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset, concatenate_datasets
+from torch import nn
 
 from ostinato.batches import PolicyHandle, PolicyHistory
 from ostinato.errors import UserError
@@ -69,6 +71,15 @@ def training_data(s: Session, preferences: Sequence[Preferences]) -> Dataset:
     return data
 
 
+def _expect(s: Session, hook: str, answer: Any, kind: type | tuple[type, ...], words: str) -> None:
+    """UserError, naming the owner of ``hook``, where its answer is not of this kind."""
+    if not isinstance(answer, kind):
+        raise UserError(
+            f"plugin '{s.plugins.owners[hook]}': hook '{hook}' answered a "
+            f"{type(answer).__name__}, expected {words}"
+        )
+
+
 def train_reward_model(s: Session, data: Dataset, pairs: Preferences) -> Reward:
     """R~_k: ``reward_model.members`` models, each calibrated on its own training responses."""
     members = []
@@ -79,6 +90,7 @@ def train_reward_model(s: Session, data: Dataset, pairs: Preferences) -> Reward:
         s.tell("stage_started", stage="reward_model", total=0, member=m)
         if "train_rm" in s.plugins.owners:
             model = s.plugins.one("train_rm", fit=fit, initial=start, data=data, ctx=ctx)
+            _expect(s, "train_rm", model, RewardModel, "a RewardModel")
             s.plugins.acted(s.plugins.owners["train_rm"], "train_rm", fit.updates)
         else:
             model = fit(start, data)
@@ -107,19 +119,15 @@ def combined_reward(
 def _combined(
     s: Session, models: Sequence[Reward], preferences: Sequence[Preferences], data: Dataset
 ) -> Reward:
-    owner = s.plugins.owners["combine_rm"]
-    answer = s.plugins.one(
+    answer: Reward = s.plugins.one(
         "combine_rm",
         reward_models=list(models),
         datasets=[p.train for p in preferences],
         ctx=s.ctx,
         measure=lambda reward: len(reward.members) if isinstance(reward, Reward) else 0,
     )
-    if not isinstance(answer, Reward):
-        raise UserError(
-            f"plugin '{owner}': hook 'combine_rm' answered a {type(answer).__name__}, expected a "
-            "reward model or ostinato.combine(models, reduce)"
-        )
+    wanted = "a reward model or ostinato.combine(models, reduce)"
+    _expect(s, "combine_rm", answer, Reward, wanted)
     answer.to(s.backend.device)
     for member in answer.members:
         if member.calibration == Calibration():
@@ -162,25 +170,40 @@ def member_names(models: Sequence[Reward]) -> list[tuple[str, RewardModel]]:
     ]
 
 
+@torch.no_grad()
+def fingerprint(model: nn.Module) -> list[float]:
+    """Sum and norm of every parameter, in float64: they tell changed weights, without a copy."""
+    found = [
+        fact
+        for p in model.parameters()
+        for fact in (p.sum(dtype=torch.float64), torch.linalg.vector_norm(p, dtype=torch.float64))
+    ]
+    return torch.stack(found).tolist()
+
+
 def initial_policy(s: Session, history: PolicyHistory) -> PolicyHandle:
     """pi_k_init, as a handle; a policy made for it gets its name when it is saved."""
     owner = s.plugins.owners["init_policy"]
+    before = fingerprint(s.sft_policy.lm)
     answer = s.plugins.one("init_policy", history=history, ctx=s.ctx)
+    if fingerprint(s.sft_policy.lm) != before:
+        raise UserError(
+            f"plugin '{owner}': hook 'init_policy' changed the weights of the SFT policy, which it "
+            "is given to read; change a copy, as `policy.copy()` makes it"
+        )
     if isinstance(answer, Policy):
         made = answer.to(s.backend.device)
         answer = PolicyHandle(s.name("policy_init"), lambda: made)
-    if not isinstance(answer, PolicyHandle):
-        raise UserError(
-            f"plugin '{owner}': hook 'init_policy' answered a {type(answer).__name__}, expected a "
-            "policy or one of the history's handles"
-        )
+    wanted = "a policy or one of the history's handles"
+    _expect(s, "init_policy", answer, PolicyHandle, wanted)
+    handle: PolicyHandle = answer
     moved = sum(
         float((a.detach() - b.detach()).square().sum())
-        for a, b in zip(answer.load().lm.parameters(), s.sft_policy.lm.parameters(), strict=True)
+        for a, b in zip(handle.load().lm.parameters(), s.sft_policy.lm.parameters(), strict=True)
     )
     s.plugins.acted(owner, "init_policy", moved**0.5)
     s.log_actions("policy_init")
-    return answer
+    return handle
 
 
 def save_handle(s: Session, handle: PolicyHandle, folder: Path) -> None:
@@ -231,6 +254,7 @@ def train_policy(s: Session, initial: PolicyHandle, reward: Reward, latest: Rewa
         policy: Policy = s.plugins.one(
             "train_policy", optimise=optimise, initial=start, reward_model=reward, ctx=s.ctx
         )
+        _expect(s, "train_policy", policy, Policy, "a Policy")
         s.plugins.acted(s.plugins.owners["train_policy"], "train_policy", optimise.updates)
     else:
         policy = optimise(start, reward)

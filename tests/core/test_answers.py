@@ -1,5 +1,7 @@
 """The wrong kind of answer to a hook is one sentence that names plugin and hook."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,11 @@ from ostinato.errors import UserError
 from ostinato.hookspecs import KINDS
 from ostinato_plugins.optimisers.ppo import PPO
 
-PARAMETERS = {"parameters": {"w": torch.zeros(2, 3)}}
+SCORE = torch.zeros(1, 4, requires_grad=True)
+ARGUMENTS = {
+    "parameters": {"w": torch.zeros(2, 3)},
+    "outputs": SimpleNamespace(score=SCORE),
+}
 
 
 @pytest.mark.parametrize(
@@ -32,17 +38,20 @@ PARAMETERS = {"parameters": {"w": torch.zeros(2, 3)}}
         ("kl_coefficient", "0.1", "a str, expected a number"),
         ("kl_coefficient", -0.5, "-0.5, expected 0 or more"),
         ("preference_loss", [0.1], "a list, expected a tensor with a loss a comparison"),
+        (
+            "preference_loss",
+            SCORE.detach()[0],
+            "losses without a gradient, expected ones that are computed from `outputs`",
+        ),
         ("label", "first", "a str, expected a number in [0, 1] for each comparison"),
         ("label", 0.5, "a float, expected a number in [0, 1] for each comparison"),
         ("label", [0.5, "first"], "a list, expected a number in [0, 1] for each comparison"),
         ("policy_algorithm", "ppo", "a str that has no 'advantages'"),
-        ("train_rm", "text", "a str, expected a RewardModel"),
-        ("train_policy", {}, "a dict, expected a Policy"),
     ],
 )
 def test_a_wrong_answer_is_one_sentence(hook, answer, said):
     with pytest.raises(UserError) as caught:
-        check_answer("mine", hook, answer, PARAMETERS)
+        check_answer("mine", hook, answer, ARGUMENTS)
     assert str(caught.value) == f"plugin 'mine': hook '{hook}' answered {said}"
 
 
@@ -55,7 +64,7 @@ def test_a_wrong_answer_is_one_sentence(hook, answer, said):
         ("evaluate", {"a": 1, "b": np.float32(2.0), "c": torch.tensor(3.0), "d": float("nan")}),
         ("kl_coefficient", np.float64(0.1)),
         ("kl_coefficient", torch.tensor(0.1)),
-        ("preference_loss", torch.zeros(4)),
+        ("preference_loss", SCORE[0] * 2),
         ("label", torch.tensor([0.0, 1.0])),
         ("label", np.array([0.0, 1.0], dtype=np.float32)),
         ("label", (True, 0.5)),
@@ -63,7 +72,12 @@ def test_a_wrong_answer_is_one_sentence(hook, answer, said):
     ],
 )
 def test_a_right_answer_passes(hook, answer):
-    check_answer("mine", hook, answer, PARAMETERS)
+    check_answer("mine", hook, answer, ARGUMENTS)
+
+
+def test_without_gradients_a_loss_needs_none():
+    outputs = SimpleNamespace(score=SCORE.detach())
+    check_answer("mine", "preference_loss", torch.zeros(4), {"outputs": outputs})
 
 
 def test_ppo_is_an_algorithm():
