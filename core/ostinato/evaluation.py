@@ -13,6 +13,7 @@ from ostinato.backend import Backend
 from ostinato.batches import Samples
 from ostinato.config import RunConfig
 from ostinato.context import Context, Evaluation
+from ostinato.errors import NonFiniteError
 from ostinato.generation import sample
 from ostinato.gold import gold_scores
 from ostinato.measures import exact_kl, mmd2, spearman, standardise
@@ -153,7 +154,13 @@ class Evaluator:
         )
         for name, answer in self.plugins.each("evaluate", ctx=ctx.at(evaluation=found)):
             self.plugins.acted(name, "evaluate", len(answer))
-            row |= {f"{name}/{key}": number(value) for key, value in answer.items()}
+            for key, value in answer.items():
+                if not math.isfinite(value):
+                    raise NonFiniteError(
+                        f"plugin '{name}': its metric '{key}' is not finite at iteration "
+                        f"{ctx.iteration}, step {step}"
+                    )
+                row[f"{name}/{key}"] = float(value)
         return row
 
     def _draw(self, policy: Policy, generator: torch.Generator) -> Samples:

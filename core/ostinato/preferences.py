@@ -200,9 +200,17 @@ def refine_data(data: Dataset, plugins: Plugins, ctx: Context) -> Dataset:
         if columns - set(after.column_names):
             lost = sorted(columns - set(after.column_names))
             raise UserError(f"plugin '{name}': hook 'refine_data' lost the column {lost[0]}")
+        declared = getattr(plugins[name].instance, "provides", ())
+        for added in sorted(set(after.column_names) - columns - set(declared)):
+            raise UserError(
+                f"plugin '{name}': hook 'refine_data' added column '{added}', which the plugin "
+                "does not declare in `provides`"
+            )
         for column in ("label", "margin", "weight"):
             if not bool(torch.tensor(after[column][:]).isfinite().all()):
                 raise UserError(f"plugin '{name}': hook 'refine_data' made {column} not finite")
+        if not any(after["weight"]):
+            raise UserError(f"plugin '{name}': hook 'refine_data' made every weight 0")
         if set(after.column_names) != columns or len(after) != len(before):
             return float(len(after))
         watched = ("chosen_ids", "label", "margin", "weight")

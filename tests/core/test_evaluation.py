@@ -14,6 +14,7 @@ import ostinato
 from ostinato import evaluation
 from ostinato.backend import Backend
 from ostinato.context import Evaluation
+from ostinato.errors import NonFiniteError
 from ostinato.evaluation import Evaluator, kl_per_response, measure_baseline, number
 from ostinato.prompts import PromptSet
 from ostinato.reward_model import Calibration
@@ -178,15 +179,27 @@ def test_evaluate_hooks_see_the_sample_and_their_numbers_join_the_row(policies, 
     def each(hook, ctx):
         assert hook == "evaluate"
         seen.append(ctx.evaluation)
-        yield "best_of_n", {"gold": 1.5, "peak": float("nan")}
+        yield "best_of_n", {"gold": 1.5, "peak": np.float32(2.5)}
 
     monkeypatch.setattr(made.plugins, "each", each)
     row = made(policy, step=2)
-    assert (row["best_of_n/gold"], row["best_of_n/peak"]) == (1.5, None)
+    assert (row["best_of_n/gold"], row["best_of_n/peak"]) == (1.5, 2.5)
     (found,) = seen
     assert isinstance(found, Evaluation)
     assert float(found.kl.mean()) == pytest.approx(row["kl"])
     assert float(found.gold.mean()) == pytest.approx(row["gold_reward"], abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [float("nan"), -np.inf, torch.tensor(float("inf"))])
+def test_a_metric_that_is_not_finite_stops_the_run(policies, monkeypatch, value):
+    made, policy = evaluator(policies)
+    answers = [("mine", {"fine": 1.0, "peak": value})]
+    monkeypatch.setattr(made.plugins, "each", lambda hook, ctx: iter(answers))
+    with pytest.raises(NonFiniteError) as caught:
+        made(policy, step=2)
+    assert str(caught.value) == (
+        f"plugin 'mine': its metric 'peak' is not finite at iteration {made.ctx.iteration}, step 2"
+    )
 
 
 # --- KL -------------------------------------------------------------------------------------------

@@ -204,6 +204,14 @@ def test_combined_data_without_rows_or_columns_is_refused(kit, comparisons, monk
             lambda d: Dataset.from_dict(d.to_dict() | {"margin": [float("inf")] * 4}),
             "made margin not finite",
         ),
+        (
+            lambda d: Dataset.from_dict(d.to_dict() | {"weight": [0.0] * 4}),
+            "made every weight 0",
+        ),
+        (
+            lambda d: d.add_column("votes", [1, 2, 3, 4]),
+            "added column 'votes', which the plugin does not declare in `provides`",
+        ),
     ],
 )
 def test_refinements_are_checked(kit, comparisons, monkeypatch, change, message):
