@@ -6,13 +6,23 @@ import importlib
 import importlib.util
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ostinato.errors import UserError, closest
 
@@ -21,6 +31,16 @@ class Section(BaseModel):
     """A part of the run file; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads yes, no, on and off as truth values, and pydantic takes those for 1 and 0."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        given = value if isinstance(value, list | tuple) else [value]
+        if {int, float} & {kind, *get_args(kind)} and any(isinstance(v, bool) for v in given):
+            raise ValueError(f"expected a number, got {str(value).lower()}")
+        return value
 
 
 class ModelSection(Section):
@@ -65,8 +85,15 @@ class PolicySection(RequiredModelSection):
 class RewardModelSection(RequiredModelSection):
     """The proxy reward models."""
 
+    model: str | None = Field(
+        None,
+        description="hub name or path of a transformers checkpoint of a decoder, whose body gets "
+        "a fresh linear head",
+    )
     members: int = Field(1, ge=1, description="reward models trained an iteration")
-    epochs: float | None = Field(None, gt=0, description="passes over the data; or give updates")
+    epochs: float | None = Field(
+        None, gt=0, description="passes over the data, or give updates; 5 when neither is given"
+    )
     updates: int | None = Field(None, ge=1, description="optimiser updates; or give epochs")
     batch: int = Field(32, ge=1, description="comparisons an optimiser update")
     accumulate: int = Field(1, ge=1, description="micro-batches an update")
@@ -92,12 +119,25 @@ class GoldSection(ModelSection):
     """The gold reward model that stands for the human: a checkpoint, or a function of text."""
 
     model: str | None = Field(
-        None, description="hub name or path of a sequence-classification checkpoint"
+        None,
+        description="hub name or path of a sequence-classification checkpoint with one label; "
+        "decoders read prompt + response, encoders the pair",
     )
     function: str | None = Field(
-        None, description="module:factory; the factory answers an object with `score`"
+        None,
+        description="module:factory; the factory answers an object with `score`. The module is "
+        "an installed one, or a file beside the run file",
     )
+    _beside: Path | None = PrivateAttr(None)  # the run file's folder
     batch: int = Field(64, ge=1, description="responses scored at once")
+
+    def factory(self) -> Any:
+        """What ``function`` names. Raises UserError where it cannot be imported."""
+        assert self.function is not None
+        beside = str(self._beside)
+        if self._beside is not None and beside not in sys.path:
+            sys.path.append(beside)  # behind what is installed, which a file must not hide
+        return load_named(self.function, "gold.function")
 
     @model_validator(mode="after")
     def _one(self) -> GoldSection:
@@ -471,9 +511,12 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     for path, value in of_plugins:
         settings["plugins"] = _set_plugin(settings.get("plugins"), path, value)
     try:
-        return RunConfig.model_validate(settings)
+        config = RunConfig.model_validate(settings)
     except ValidationError as error:
         raise UserError("\n".join(describe_errors(error, RunConfig, where))) from None
+    if config.gold is not None and isinstance(source, str | Path) and Path(source).is_file():
+        config.gold._beside = Path(source).absolute().parent
+    return config
 
 
 def _anchor_paths(settings: dict[str, Any], folder: Path) -> None:

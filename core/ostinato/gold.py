@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from ostinato.batches import Samples, Scorer
-from ostinato.config import GoldSection, RewardModelSection, load_named
+from ostinato.config import GoldSection, RewardModelSection
 from ostinato.errors import NonFiniteError, UserError
 from ostinato.models import from_checkpoint
 from ostinato.reward_model import SCORING_BATCH, RewardModel
@@ -80,7 +80,7 @@ def _made(section: GoldSection) -> Any:
     """What the factory answers."""
     name = section.function
     assert name is not None
-    factory = load_named(name, "gold.function")
+    factory = section.factory()
     try:
         made = factory()
     except Exception as error:

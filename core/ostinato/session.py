@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from datasets import Dataset
+from transformers import CONFIG_MAPPING
 from transformers.utils import logging as hf_logging
 
 from ostinato.backend import Backend
 from ostinato.batches import PolicyHandle
-from ostinato.config import RunConfig, load_named
+from ostinato.config import ModelSection, RunConfig
 from ostinato.context import Context
 from ostinato.draws import Draws
-from ostinato.errors import UserError
+from ostinato.errors import UserError, closest
 from ostinato.evaluation import Baseline, measure_baseline
 from ostinato.events import Event, EventKind
 from ostinato.generation import check_length, stop_token
@@ -58,21 +59,27 @@ def _lacking_members(config: RunConfig, plugins: Plugins) -> Iterator[str]:
 
 def _missing(config: RunConfig) -> Iterator[str]:
     """Models, data and functions that should lie here and do not."""
-    for key, model in (
-        ("policy.model", config.policy.model),
-        ("reward_model.model", config.reward_model.model),
-        ("gold.model", config.gold.model if config.gold else None),
-    ):
+    sections: dict[str, ModelSection | None] = {
+        "policy": config.policy,
+        "reward_model": config.reward_model,
+        "gold": config.gold,
+    }
+    for key, section in sections.items():
+        model = section.model if section else None
         if model and model.startswith((".", "/", "~")) and not Path(model).is_dir():
-            yield f"{key}: no folder '{model}'"
+            yield f"{key}.model: no folder '{model}'"
+        if section and section.random is not None:
+            kind = str(section.random["model_type"])
+            if kind not in CONFIG_MAPPING:
+                hint = closest(kind, CONFIG_MAPPING)
+                yield f"{key}.random.model_type: transformers has no model '{kind}'{hint}"
     attempts: list[Callable[[], Any]] = []
     if looks_local(config.prompts.data or ""):
         attempts.append(lambda: split_texts(config.prompts))
     if config.sft is not None and looks_local(config.sft.data):
         attempts.append(lambda: prompt_answers(config))
     if config.gold is not None and config.gold.function is not None:
-        function = config.gold.function
-        attempts.append(lambda: load_named(function, "gold.function"))
+        attempts.append(config.gold.factory)
     for attempt in attempts:
         try:
             attempt()

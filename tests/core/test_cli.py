@@ -99,6 +99,42 @@ def test_an_error_of_the_file_needs_no_torch(name: str, tmp_path: Path) -> None:
     assert made.stderr == f"{file}: iteration: unknown key; did you mean 'iterations'?\n"
 
 
+BESIDE = """\
+import torch
+
+
+class Length:
+    def score(self, prompts, responses, finished):
+        return torch.tensor([float(len(response)) for response in responses])
+
+
+gold = Length
+"""
+
+
+@pytest.mark.slow
+def test_a_gold_function_may_lie_beside_the_run_file(tmp_path: Path) -> None:
+    """From another working directory, as a command: only the file's folder leads to it."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir()
+    elsewhere.mkdir()
+    (home / "my_gold.py").write_text(BESIDE)
+    (home / "run.yaml").write_text("world: toy\ngold: {model: null, function: 'my_gold:gold'}\n")
+    sets = [f"--set={key}={value}" for key, value in SMALL.items()]
+    for arguments in (["check"], ["run", "--out", "out", *sets]):
+        made = subprocess.run(
+            [sys.executable, "-m", "ostinato", arguments[0], "../home/run.yaml", *arguments[1:]],
+            cwd=elsewhere,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert made.returncode == 0, made.stderr
+    metrics = elsewhere / "out" / "metrics.jsonl"
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert any(row["kind"] == "iteration" and row["gold_reward"] is not None for row in rows)
+
+
 def test_a_usage_error_is_2() -> None:
     assert command("run").exit_code == 2
     assert command("rnu", "toy").exit_code == 2

@@ -57,6 +57,25 @@ def test_numbers_as_people_write_them(write: Write) -> None:
     assert config.reward_model.tokenizer == "1e5"  # quoted: it is text
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: yes", "seed: expected a number, got true"),
+        ("rl: {lr: off}", "rl.lr: expected a number, got false"),
+        ("rl: {rollouts: on}", "rl.rollouts: expected a number, got true"),
+        ("rl: {betas: [no, 0.99]}", "rl.betas: expected a number, got [false, 0.99]"),
+        ("prompts: {shares: {rl: true}}", "prompts.shares.rl: expected a number, got true"),
+    ],
+)
+def test_a_truth_value_is_no_number(write: Write, text: str, said: str) -> None:
+    path = write(f"world: toy\n{text}\n")
+    assert complaints(path) == [f"{path}: {said}"]
+
+
+def test_truth_values_are_taken_where_they_belong(write: Write) -> None:
+    assert load_config(write("world: toy\nprompts: {fresh: yes}")).prompts.fresh is True
+
+
 def test_a_world_lies_under_the_run_file_and_the_overrides_above_it(write: Write) -> None:
     plain = load_config("toy")
     assert Path(plain.prompts.data).is_file()
