@@ -46,9 +46,8 @@ def read_run(path: Path) -> RunRecord:
     if not path.is_dir():
         raise UserError(f"{path}: no such run folder")
     record, metrics = path / "run.yaml", path / "metrics.jsonl"
-    for file in (record, metrics):
-        if not file.is_file():
-            raise UserError(f"{path}: holds no {file.name}, so it is not a run's folder")
+    if not record.is_file():
+        raise UserError(f"{path}: holds no run.yaml, so it is not a run's folder")
     try:
         facts = yaml.safe_load(record.read_text(encoding="utf-8"))
         dict(facts["config"]), dict(facts["owners"]), list(facts["plugins"])
@@ -56,12 +55,30 @@ def read_run(path: Path) -> RunRecord:
         raise UserError(f"{record}: is damaged and cannot be read") from None
     found = RunRecord(path, facts, _rows(metrics))
     if not found.iterations:
-        raise UserError(f"{metrics}: no iteration is finished yet; let the run go on first")
+        raise UserError(
+            f"{path}: no iteration is finished yet; let the run go on first{_so_far(found)}"
+        )
     return found
+
+
+def _so_far(run: RunRecord) -> str:
+    """The evaluations of an unfinished iteration, in brief."""
+    if not run.evaluations:
+        return ""
+    last = run.evaluations[-1]
+    known = [
+        f"{name} {last[key]:+.2f}"
+        for name, key in (("gold", "gold_reward"), ("proxy", "proxy_reward"), ("KL", "kl"))
+        if isinstance(last.get(key), int | float)
+    ]
+    count = len(run.evaluations)
+    return f" ({count} evaluation{'s' * (count > 1)}; rollout {last['step']}: {', '.join(known)})"
 
 
 def _rows(metrics: Path) -> list[dict[str, Any]]:
     """All whole rows; a last line without its end is one that is being written."""
+    if not metrics.is_file():  # nothing was logged yet
+        return []
     whole, _, _ = metrics.read_bytes().rpartition(b"\n")
     rows = []
     for i, line in enumerate(whole.splitlines(), start=1):

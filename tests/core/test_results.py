@@ -49,8 +49,9 @@ def _no_folder(path: Path) -> str:
 
 
 def _no_metrics(path: Path) -> str:
+    """Paused before anything was logged."""
     (path / "metrics.jsonl").unlink()
-    return f"{path}: holds no metrics.jsonl, so it is not a run's folder"
+    return f"{path}: no iteration is finished yet; let the run go on first"
 
 
 def _no_record(path: Path) -> str:
@@ -84,8 +85,11 @@ def _no_row(path: Path) -> str:
 
 def _no_iteration(path: Path) -> str:
     file = path / "metrics.jsonl"
-    file.write_text(file.read_text().splitlines()[0] + "\n")
-    return f"{file}: no iteration is finished yet; let the run go on first"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
+    return (
+        f"{path}: no iteration is finished yet; let the run go on first "
+        "(2 evaluations; rollout 4: gold +0.25, proxy +2.00, KL +4.00)"
+    )
 
 
 @pytest.mark.parametrize(
