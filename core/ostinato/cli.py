@@ -157,7 +157,7 @@ def run(
         from ostinato.console import RunConsole
         from ostinato.report import write_report
 
-        with RunConsole(source) as console:
+        with RunConsole(source, overrides=sets or []) as console:
             loop.run(source, folder, overrides, watch=[write_report, console])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -9,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import yaml
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -28,9 +31,10 @@ from rich.text import Text
 
 from ostinato.columns import EVALUATION, ITERATION, LEGEND, number, readable
 from ostinato.config import ModelSection, RunConfig
+from ostinato.errors import UserError
 from ostinato.events import Event
 from ostinato.hookspecs import KINDS
-from ostinato.plugins import Plugins
+from ostinato.plugins import Plugins, discover, hooks_of
 
 Row = Mapping[str, Any]
 
@@ -182,13 +186,17 @@ class RunConsole:
     On a terminal there are progress bars; elsewhere plain lines without control codes.
     """
 
-    def __init__(self, source: str, console: Console | None = None) -> None:
+    def __init__(
+        self, source: str, console: Console | None = None, overrides: Sequence[str] = ()
+    ) -> None:
         self.source = source
+        self.overrides = overrides
         self.console = console or Console(highlight=False)
         self.live = self.console.is_interactive
         self.started = time.monotonic()
         self.iterations = 0
         self.seed = 0
+        self.other: str | None = None
         self.summaries: list[Row] = []
         self.evaluations: list[Row] = []
         self.bars = Progress(
@@ -245,6 +253,7 @@ class RunConsole:
     def _run_started(self, event: Event) -> None:
         config: RunConfig = event.data["config"]
         self.iterations, self.seed = config.iterations, config.seed
+        self.other = other_plugins(config, event.data["plugins"])
         self._rule(f"Ostinato {version('ostinato')}: {self.source}")
         where = "goes on with the run there" if event.data["resumed"] else "a new run"
         facts = [
@@ -357,7 +366,8 @@ class RunConsole:
         self._rule(f"Finished in {duration(time.monotonic() - self.started)}")
         show(self.console, iteration_table(event.data["rows"]))
         show(self.console, *_verdict(event.data["rows"]))
-        show(self.console, "", *_next_steps(self.source, self.seed, event.data["directory"]))
+        again = _next_commands(self.source, self.overrides, self.seed, self.other)
+        show(self.console, "", *_next_steps(event.data["directory"], again))
 
 
 def _described(stage: str, row: Row) -> str:
@@ -394,7 +404,42 @@ def _verdict(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _next_steps(source: str, seed: int, folder: Path) -> list[RenderableType]:
+def other_plugins(config: RunConfig, plugins: Plugins) -> str | None:
+    """``plugins=[...]``: the run's own, with another installed owner of `combine_data`."""
+    owner = plugins.owners["combine_data"]
+    for name, claims in discover().items():
+        try:
+            fits = (
+                name != owner and len(claims) == 1 and "combine_data" in hooks_of(claims[0].load())
+            )
+        except UserError:  # a broken package is nothing to recommend
+            continue
+        if fits:
+            kept = [e for e in config.plugins if owner not in (e if isinstance(e, dict) else [e])]
+            listed = yaml.safe_dump([name, *kept], default_flow_style=True, width=math.inf)
+            return f"plugins={listed.strip()}"
+    return None
+
+
+def _next_commands(
+    source: str, overrides: Sequence[str], seed: int, other: str | None
+) -> dict[str, str]:
+    """Runs that come next, with what this one overrode, and what each is for."""
+    kept = [text for text in overrides if not text.startswith("seed=")]
+
+    def command(settings: Sequence[str], *rest: str) -> str:
+        sets = [word for text in settings for word in ("--set", text)]
+        return shlex.join(["ostinato", "run", source, *sets, *rest])
+
+    made = {command(kept, "--seed", str(seed + 1)): "another seed, for the spread"}
+    if other is not None:
+        kept = [text for text in kept if not text.startswith("plugins")]
+        meaning = "other methods; ostinato plugins lists them"
+        made[command([*kept, other], "--out", "runs/other")] = meaning
+    return made
+
+
+def _next_steps(folder: Path, again: Mapping[str, str]) -> list[RenderableType]:
     kept = {
         "report.html": "curves, settings and sample texts, for a browser",
         "metrics.jsonl": "every number, one JSON object a line",
@@ -403,11 +448,9 @@ def _next_steps(source: str, seed: int, folder: Path) -> list[RenderableType]:
     table = Table.grid(padding=(0, 2))
     for name, meaning in kept.items():
         table.add_row(f"  {name}", Text(meaning, style="dim"))
-    other = "--set 'plugins=[take_last_data]' --out runs/other"
     commands = {
         f"ostinato report {folder}": "this table again; give several runs to compare them",
-        f"ostinato run {source} --seed {seed + 1}": "another seed, for the spread",
-        f"ostinato run {source} {other}": "other methods; ostinato plugins lists them",
+        **again,
     }
     lines: list[RenderableType] = []
     for command, meaning in commands.items():

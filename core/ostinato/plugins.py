@@ -83,7 +83,8 @@ def find(name: str, where: str, built_in: bool = False) -> Found:
     """The one plugin of that name, or a sentence that says why there is none."""
     installed = discover()
     if name not in installed:
-        raise UserError(f"{where}: no plugin '{name}' is installed{closest(name, installed)}")
+        hint = closest(name, installed) or "; see `ostinato plugins`"
+        raise UserError(f"{where}: no plugin '{name}' is installed{hint}")
     claims = [claim for claim in installed[name] if claim.built_in or not built_in]
     if len(claims) > 1:
         packages = " and ".join(f"{c.distribution} {c.version}" for c in claims)

@@ -38,8 +38,8 @@ def average(states: Sequence[State]) -> dict[str, Tensor]:
 def lerp(a: State, b: State, t: float) -> dict[str, Tensor]:
     """(1 - t) a + t b: exactly a at t = 0 and b at t = 1, and beyond them outside [0, 1].
 
-    LITI is lerp(initial policy, trained policy, eta) (Ramé et al. 2024, WARP, arXiv 2406.16768,
-    section 3.3; Wolf et al. 2025, section 2.2). Raises ValueError when the states do not match.
+    Ramé et al. 2024 (WARP, arXiv 2406.16768, section 3.3) go so from the initial policy towards the
+    trained one; Wolf et al. 2025, section 2.2. Raises ValueError when the states do not match.
     """
     return _merge(lambda x, y: (1 - t) * x + t * y, a, b)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,9 @@ def events(gold: float | None = 0.75, resumed: bool = False) -> Iterator[Event]:
     yield Event("run_finished", 2, data={"directory": Path("runs/x"), "rows": rows})
 
 
-def shown(width: int = 80, terminal: bool = False, **settings: Any) -> str:
+def shown(
+    width: int = 80, terminal: bool = False, overrides: Sequence[str] = (), **settings: Any
+) -> str:
     out = Console(
         file=io.StringIO(),
         width=width,
@@ -86,7 +88,7 @@ def shown(width: int = 80, terminal: bool = False, **settings: Any) -> str:
         highlight=False,
         color_system="truecolor" if terminal else None,
     )
-    with RunConsole("toy", out) as watch:
+    with RunConsole("toy", out, overrides) as watch:
         for event in events(**settings):
             watch(event)
     assert isinstance(out.file, io.StringIO)
@@ -221,3 +223,31 @@ def test_several_runs_of_a_plugin_are_told_apart() -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def next_commands(*overrides: str) -> list[str]:
+    lines = [line.strip() for line in shown(400, overrides=overrides).splitlines()]
+    return [line for line in lines if line.startswith("ostinato run ")]
+
+
+def test_what_to_do_next_keeps_what_the_run_was_told() -> None:
+    assert next_commands("rl.rollouts=4", "seed=0", "plugins=[worst_case]") == [
+        "ostinato run toy --set rl.rollouts=4 --set 'plugins=[worst_case]' --seed 1",
+        "ostinato run toy --set rl.rollouts=4 --set 'plugins=[sample_data, worst_case]' "
+        "--out runs/other",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("listed", "wanted"),
+    [
+        ("[]", "plugins=[sample_data]"),
+        ("[worst_case, sample_data]", "plugins=[concat, worst_case]"),
+        ("[{sample_data: {}}, {liti: {eta: 0.3}}]", "plugins=[concat, {liti: {eta: 0.3}}]"),
+    ],
+)
+def test_the_other_method_is_another_owner_of_a_hook(listed: str, wanted: str) -> None:
+    config = load_config("toy", [f"plugins={listed}"])
+    found = console_module.other_plugins(config, activate(config.wanted_plugins, "toy"))
+    assert found == wanted
+    load_config("toy", [found])

@@ -167,6 +167,10 @@ def test_an_unknown_plugin_has_its_closest_name() -> None:
     )
 
 
+def test_a_plugin_with_no_near_name_is_no_long_list() -> None:
+    assert complaint("quux") == ("run.yaml: no plugin 'quux' is installed; see `ostinato plugins`")
+
+
 def test_two_packages_with_one_name_are_both_named(install: Install) -> None:
     install("firstly", package(OK), same="P")
     install("secondly", package(OK), same="P")
