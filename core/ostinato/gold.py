@@ -28,7 +28,7 @@ def load_gold(section: GoldSection, device: torch.device) -> Scorer:
     """
     if section.function is not None:
         return GoldFunction(section.function, _made(section))
-    if section.model is not None and not _has_score(section):
+    if section.random is None and not _has_score(section):
         return GoldClassifier.load(section, device)
     shared = section.model_dump(exclude={"function", "batch"})
     loaded = RewardModelSection(**shared, max_tokens=MAX_TOKENS)

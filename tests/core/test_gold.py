@@ -147,6 +147,13 @@ def test_a_classifier_of_several_labels_is_no_gold(tmp_path):
     )
 
 
+def test_random_weights_stand_for_the_checkpoint_where_both_are_given(kit):
+    """A run file tried out in small, by an override of gold.random: no checkpoint is looked for."""
+    random = kit.make().ctx.config.reward_model.random
+    gold = load_gold(GoldSection(model="./nowhere", tokenizer="bytes", random=random), CPU)
+    assert gold.score(PROMPTS, RESPONSES, FINISHED).shape == (4,)
+
+
 def test_a_missing_gold_names_its_own_key():
     with pytest.raises(UserError, match=r"gold\.model: '\./nowhere' cannot be loaded"):
         load_gold(GoldSection(model="./nowhere"), CPU)
