@@ -31,7 +31,6 @@ from rich.text import Text
 
 from ostinato.columns import EVALUATION, ITERATION, LEGEND, number, readable
 from ostinato.config import ModelSection, RunConfig
-from ostinato.errors import UserError
 from ostinato.events import Event
 from ostinato.hookspecs import KINDS
 from ostinato.plugins import Plugins, discover, hooks_of
@@ -405,16 +404,15 @@ def _verdict(rows: Sequence[Row]) -> list[str]:
 
 
 def other_plugins(config: RunConfig, plugins: Plugins) -> str | None:
-    """``plugins=[...]``: the run's own, with another installed owner of `combine_data`."""
+    """``plugins=[...]``: the run's own, with another built-in owner of `combine_data`.
+
+    Only what comes with Ostinato is looked at: other packages are imported when a run names them.
+    """
     owner = plugins.owners["combine_data"]
     for name, claims in discover().items():
-        try:
-            fits = (
-                name != owner and len(claims) == 1 and "combine_data" in hooks_of(claims[0].load())
-            )
-        except UserError:  # a broken package is nothing to recommend
+        if name == owner or len(claims) > 1 or not claims[0].built_in:
             continue
-        if fits:
+        if "combine_data" in hooks_of(claims[0].load()):
             kept = [e for e in config.plugins if owner not in (e if isinstance(e, dict) else [e])]
             listed = yaml.safe_dump([name, *kept], default_flow_style=True, width=math.inf)
             return f"plugins={listed.strip()}"

@@ -62,6 +62,8 @@ class GoldFunction:
         whose = f"gold.function: the score of {self.name}()"
         try:
             found = self.made.score(prompts, responses, finished)
+        except UserError:  # it has its own sentence
+            raise
         except Exception as error:
             first = next(iter(str(error).splitlines()), "")
             raise UserError(f"{whose} failed: {type(error).__name__}: {first}") from error

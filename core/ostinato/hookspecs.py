@@ -196,7 +196,10 @@ def kl_coefficient(kl: float | None, step: int, ctx: Context) -> float:  # type:
 
 @hookspec
 def evaluate(ctx: Context) -> dict[str, float]:  # type: ignore[empty-body]
-    """Sum: more numbers for an ``eval`` row; ``ctx.evaluation`` holds policy, samples, scores."""
+    """Sum: more numbers for an ``eval`` row; ``ctx.evaluation`` holds policy, samples, scores.
+
+    Every one finite: leave out what is undefined on this sample.
+    """
 
 
 @hookspec

@@ -250,4 +250,4 @@ def test_the_other_method_is_another_owner_of_a_hook(listed: str, wanted: str) -
     config = load_config("toy", [f"plugins={listed}"])
     found = console_module.other_plugins(config, activate(config.wanted_plugins, "toy"))
     assert found == wanted
-    load_config("toy", [found])
+    assert activate(load_config("toy", [found]).wanted_plugins, "toy").owners["combine_data"]

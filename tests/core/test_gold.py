@@ -201,6 +201,12 @@ def test_a_function_that_scores_wrongly_is_one_sentence(answer, kind, said):
     assert str(caught.value) == f"gold.function: the score of mine:gold() {said}"
 
 
+def test_a_sentence_of_the_function_itself_is_kept():
+    gold = GoldFunction("mine:gold", Gold(UserError("mine: no lexicon here")))
+    with pytest.raises(UserError, match=r"^mine: no lexicon here$"):
+        gold.score(["x"], ["a"], [True])
+
+
 def test_a_function_is_asked_in_batches_and_its_numbers_are_kept():
     class Length:
         def score(self, prompts, responses, finished):
