@@ -69,9 +69,9 @@ def rows(folder: Path, kind: str) -> list[dict]:
 
 
 def spread(values: list[float]) -> str:
-    """mean ± std."""
+    """mean ± std, in one piece."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.2f} ± {deviation:.2f}"
+    return f"{statistics.mean(values):.2f}&nbsp;±&nbsp;{deviation:.2f}"
 
 
 def table(runs: dict[str, list[Path]]) -> str:
