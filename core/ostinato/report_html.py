@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,6 @@ pre { background: #fff; border: 1px solid #e3e5e8; border-radius: 8px; padding: 
 summary { cursor: pointer; color: #2b5fa8; }
 """
 COLOURS = {"gold": "#b8860b", "proxy": "#1f77b4", "gap": "#a03070", "mmd": "#2e7d5b"}
-NO_PLOTS = "The curves are left out because matplotlib is not installed (the extra 'plots')."
 Draw = Callable[[Any], None]
 
 
@@ -172,9 +170,6 @@ def _plugins(run: RunRecord) -> str:
 
 
 def _run_curves(run: RunRecord) -> str:
-    if find_spec("matplotlib") is None:
-        return f'<p class="note">{NO_PLOTS}</p>'
-
     def over_kl(axes: Any) -> None:
         for place, key, name in zip(axes, ("gold_reward", "proxy_reward"), LEGEND, strict=False):
             for k in sorted({row["iteration"] for row in run.evaluations}):
@@ -206,9 +201,6 @@ def _run_curves(run: RunRecord) -> str:
 
 
 def _group_curves(groups: Sequence[Group], titles: Sequence[str]) -> str:
-    if find_spec("matplotlib") is None:
-        return f'<p class="note">{NO_PLOTS}</p>'
-
     def draw(axes: Any) -> None:
         for place, (name, key) in zip(
             axes, (("gold", "gold_reward"), ("gap", "gap"), ("MMD", "mmd")), strict=True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from finished_runs import make_run
 from ostinato.errors import UserError
 from ostinato.events import Event
 from ostinato.report import report_runs, write_report
-from ostinato.report_html import NO_PLOTS, comparison_page, run_page
-from ostinato.results import groups_of, read_run, titles
+from ostinato.report_html import run_page
+from ostinato.results import read_run
 
 
 class Page(HTMLParser):
@@ -86,16 +85,6 @@ def test_without_gold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert re.search(r"^ +1 +– +– +– +4\.00 +– +0\.70$", capsys.readouterr().out, re.MULTILINE)
     Page((path / "report.html").read_text(encoding="utf-8"))
     Page((tmp_path / "all.html").read_text(encoding="utf-8"))
-
-
-def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    record = read_run(make_run(tmp_path / "run"))
-    text = run_page(record)
-    assert NO_PLOTS in text
-    assert "svg" not in Page(text).tags
-    groups = groups_of([record])
-    assert NO_PLOTS in comparison_page(groups, titles(groups))
 
 
 def test_a_finished_run_gets_its_page(tmp_path: Path) -> None:
