@@ -8,24 +8,14 @@ One thread a run. Finished runs are not run again. Prints the table of docs/meas
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from quickstart_study import rows, spread
+from quickstart_study import MEASURES, rows, run, spread
 
-MEASURES = {
-    "gold_reward": "gold",
-    "peak_gold": "peak gold",
-    "gap": "gap",
-    "gap_latest": "gap, latest RM",
-    "mmd": "MMD²",
-    "kl": "KL to SFT",
-    "accuracy": "RM accuracy",
-}
 NOISE = "{gold_labels: {flip: 0.25}}"
 VARIANTS = {  # overrides of the toy world, whose plugins are [concat, worst_case, from_sft]
     "default": [],
@@ -55,16 +45,9 @@ VARIANTS = {  # overrides of the toy world, whose plugins are [concat, worst_cas
 }
 
 
-def run(out: Path, variant: str, seed: int) -> Path:
-    """One run, resumed if it was cut short; its folder."""
-    folder = out / f"{variant.replace(' ', '-').replace(',', '')}-{seed}"
-    if not (folder / "report.html").exists():
-        command = [sys.executable, "-m", "ostinato", "run", "toy", "--seed", str(seed)]
-        for override in ["backend.threads=1", *VARIANTS[variant]]:
-            command += ["--set", override]
-        with folder.with_suffix(".log").open("w") as file:
-            subprocess.run([*command, "--out", str(folder)], check=True, stdout=file, stderr=file)
-    return folder
+def folder_name(variant: str) -> str:
+    """The variant without spaces and commas."""
+    return variant.replace(" ", "-").replace(",", "")
 
 
 def table(runs: dict[str, list[Path]]) -> str:
@@ -91,8 +74,11 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(args.jobs) as pool:
         waiting = {
-            variant: [pool.submit(run, args.out, variant, seed) for seed in range(args.seeds)]
-            for variant in VARIANTS
+            variant: [
+                pool.submit(run, args.out, folder_name(variant), overrides, seed, "toy")
+                for seed in range(args.seeds)
+            ]
+            for variant, overrides in VARIANTS.items()
         }
         runs = {variant: [job.result() for job in jobs] for variant, jobs in waiting.items()}
     print(table(runs))
