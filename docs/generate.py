@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
 import re
+import statistics
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -258,6 +260,79 @@ def kind_of(made: Any) -> str:
     return "function" if inspect.isfunction(made) else "decorator"
 
 
+# Measurements
+
+MEASURES = {  # column of docs/measured/WORLD.csv -> (heading, format)
+    "gold_reward": ("gold", "+.2f"),
+    "peak_gold": ("peak gold", "+.2f"),
+    "gap": ("gap", "+.2f"),
+    "gap_latest": ("gap, latest RM", "+.2f"),
+    "mmd": ("MMD²", ".2f"),
+    "kl": ("KL to SFT", ".2f"),
+    "accuracy": ("RM accuracy", ".2f"),
+    "seconds": ("seconds", ".0f"),
+}
+WORLDS = ("toy", "quickstart")
+
+
+def study(world: str) -> dict[str, list[dict[str, str]]]:
+    """The runs of a study by variant, one a seed; empty where the world was not measured."""
+    file = DOCS / "measured" / f"{world}.csv"
+    runs: dict[str, list[dict[str, str]]] = {}
+    if file.is_file():
+        with file.open(encoding="utf-8", newline="") as lines:
+            for row in csv.DictReader(lines):
+                runs.setdefault(row["run"], []).append(row)
+    return runs
+
+
+def study_rows(runs: dict[str, list[dict[str, str]]]) -> str:
+    """A table with a row a variant: mean ± standard deviation (ddof 1) over its seeds."""
+    head = ["run", "seeds", *(heading for heading, _ in MEASURES.values())]
+    rows = []
+    for name, seeds in runs.items():
+        cells = [spread([r[key] for r in seeds], form) for key, (_, form) in MEASURES.items()]
+        rows.append([name, str(len(seeds)), *cells])
+    return table(head, rows)
+
+
+def spread(values: list[str], form: str) -> str:
+    """Mean ± standard deviation on one line; an en dash where a run has no value."""
+    if not all(values):
+        return "–"
+    numbers = [float(value) for value in values]
+    mean = format(statistics.fmean(numbers), form)
+    if len(numbers) == 1:
+        return mean
+    return f"{mean}&nbsp;±&nbsp;{statistics.stdev(numbers):{form.removeprefix('+')}}"
+
+
+def ranking(world: str) -> str:
+    """Every variant of a world's study, by falling final gold."""
+    runs = study(world)
+    if not runs:
+        return "Not measured yet."
+
+    def gold(name: str) -> float:
+        return statistics.fmean(float(row["gold_reward"]) for row in runs[name])
+
+    return study_rows({name: runs[name] for name in sorted(runs, key=gold, reverse=True)})
+
+
+def measured(plugin: str) -> str:
+    """The runs with a plugin, each world's below the runs that they are compared with."""
+    parts = []
+    for world in WORLDS:
+        runs = study(world)
+        own = [name for name, seeds in runs.items() if plugin in seeds[0]["methods"].split()]
+        against = dict.fromkeys(runs[name][0]["against"] for name in own)
+        shown = dict.fromkeys([*(name for name in against if name), *own])
+        if shown:
+            title = f"On `world: {world}`, mean ± std over seeds ([all methods](../measured.md)):"
+            parts.append(f"{title}\n\n{study_rows({name: runs[name] for name in shown})}")
+    return "\n\n".join(parts) or "Not measured yet."
+
+
 def source(path: str, kind: str) -> str:
     """A file of the repository, whole."""
     text = (DOCS.parent / path).read_text(encoding="utf-8").strip()
@@ -267,8 +342,10 @@ def source(path: str, kind: str) -> str:
 MAKERS: dict[str, Callable[..., str]] = {
     "hook": hook,
     "hooks": hooks,
+    "measured": measured,
     "plugin": plugin,
     "plugins": plugins,
+    "ranking": ranking,
     "readme-plugins": readme_plugins,
     "reference": reference,
     "run-file": run_file,
