@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -32,7 +32,7 @@ from ostinato.models import (
 
 SCORING_BATCH = 256  # responses in one forward pass
 
-Reader = Callable[[Tensor], Scores]
+Reader = Callable[..., Scores]  # (N, outputs) logits, and settings by name -> Scores
 
 
 def read_mean(logits: Tensor) -> Scores:
@@ -42,7 +42,10 @@ def read_mean(logits: Tensor) -> Scores:
 
 @cache
 def reader_named(name: str) -> Reader:
-    """How logits become score, parts and std: ``mean``, or the plugin of that name's ``read``."""
+    """How logits become score, parts and std: ``mean``, or the plugin of that name's ``read``.
+
+    It is a pure function ``read(logits, **settings)``; a model keeps the settings it is read with.
+    """
     if name == "mean":
         return read_mean
     from ostinato.plugins import find
@@ -103,7 +106,8 @@ class RewardModel(nn.Module, Reward):
     """A transformers sequence-classification model that scores prompt + response.
 
     The head is transformers' bias-free ``score``; its input is the last real token's state. The
-    checkpoint gives raw scores; ``calibration`` and ``reader`` travel in its config.json.
+    checkpoint gives raw outputs; ``calibration``, ``reader`` and ``settings``, which are the
+    reader's, travel in its config.json.
     """
 
     def __init__(
@@ -113,11 +117,13 @@ class RewardModel(nn.Module, Reward):
         reader: str = "mean",
         calibration: Calibration | None = None,
         max_tokens: int = 1024,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         nn.Module.__init__(self)
         self.model = model
         self.tokenizer = tokenizer
         self.reader = reader
+        self.settings = dict(settings or {})
         self.calibration = calibration or Calibration()
         self.max_tokens = max_tokens
         self.lm_head: nn.Module | None = None
@@ -174,12 +180,14 @@ class RewardModel(nn.Module, Reward):
             facts["reader"],
             Calibration(**facts["calibration"]),
             facts["max_tokens"],
+            facts.get("settings"),  # checkpoints of 0.1 have none
         )
 
     def save(self, folder: Path) -> None:
         """A checkpoint that AutoModelForSequenceClassification loads; it gives raw scores."""
         self.model.config.ostinato = {
             "reader": self.reader,
+            "settings": self.settings,
             "calibration": self.calibration.__dict__,
             "max_tokens": self.max_tokens,
         }
@@ -194,9 +202,18 @@ class RewardModel(nn.Module, Reward):
         return made
 
     def with_head(
-        self, draws: Draws, outputs: int = 1, reader: str = "mean", purpose: str = "reward head"
+        self,
+        draws: Draws,
+        outputs: int = 1,
+        reader: str = "mean",
+        purpose: str = "reward head",
+        settings: Mapping[str, Any] | None = None,
     ) -> RewardModel:
-        """A copy with a fresh head ~ N(0, 1/sqrt(d + 1)), the same at every iteration."""
+        """A copy with a fresh head ~ N(0, 1/sqrt(d + 1)), the same at every iteration.
+
+        ``reader`` makes scores of its outputs: ``mean``, or the plugin whose ``read`` is called
+        with ``settings``, which are what JSON holds and are saved with the model.
+        """
         made = self.copy()
         size = made.model.score.in_features
         generator = replace(draws, iteration=0).generator(purpose)
@@ -205,8 +222,12 @@ class RewardModel(nn.Module, Reward):
         head.weight = nn.Parameter(weight)
         made.model.score = head.to(made.model.device)
         made.model.config.num_labels = made.model.num_labels = outputs
-        made.reader = reader
+        made.reader, made.settings = reader, dict(settings or {})
         return made
+
+    def read(self, logits: Tensor) -> Scores:
+        """Raw scores of logits (N, outputs)."""
+        return reader_named(self.reader)(logits, **self.settings)
 
     @property
     def members(self) -> list[RewardModel]:
@@ -245,7 +266,7 @@ class RewardModel(nn.Module, Reward):
         hidden = states[torch.arange(len(states), device=states.device), last]
         logits = self.model.score(hidden.to(self.model.score.weight.dtype)).float()
         lm_logits = self.lm_head(states) if self.lm_head is not None else None
-        score = reader_named(self.reader)(logits).score
+        score = self.read(logits).score
         return RMOutputs(
             score.view(views, rows),
             logits.view(views, rows, -1),
@@ -267,7 +288,7 @@ class RewardModel(nn.Module, Reward):
     def _scores(self, logits: Tensor) -> Scores:
         if not bool(logits.isfinite().all()):
             raise NonFiniteError("a reward model's score is not finite")
-        raw = reader_named(self.reader)(logits)
+        raw = self.read(logits)
         mean, std = self.calibration.mean, self.calibration.std
         return Scores(
             (raw.score - mean) / std,
@@ -306,9 +327,12 @@ def token_rows(samples: Samples) -> tuple[list[list[int]], list[list[int]]]:
 class CombinedReward(Reward):
     """Several reward models, scored when asked and reduced: ``reduce((B, n) scores) -> (B,)``."""
 
-    def __init__(self, models: Sequence[Reward], reduce: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self, models: Sequence[Reward], reduce: Callable[[Tensor], Tensor], heads: bool = False
+    ) -> None:
         self._members = [member for model in models for member in model.members]
         self._reduce = reduce
+        self._heads = heads
 
     @property
     def members(self) -> list[RewardModel]:
@@ -320,7 +344,8 @@ class CombinedReward(Reward):
         return self
 
     def _combine(self, found: list[Scores]) -> Scores:
-        each = torch.stack([f.score for f in found], dim=1)
+        columns = [f.parts.flatten(1) if self._heads else f.score[:, None] for f in found]
+        each = torch.cat(columns, dim=1)  # (B, n)
         score = self._reduce(each)
         if score.shape != (len(each),):
             raise UserError(
@@ -353,9 +378,14 @@ class CombinedReward(Reward):
             member.save(folder / f"member-{i}")
 
 
-def combine(models: Sequence[Reward], reduce: Callable[[Tensor], Tensor]) -> Reward:
-    """A lazy combination: every member of ``models`` scores, ``reduce`` takes (B, n) to (B,)."""
-    return CombinedReward(models, reduce)
+def combine(
+    models: Sequence[Reward], reduce: Callable[[Tensor], Tensor], heads: bool = False
+) -> Reward:
+    """A lazy combination: every member of ``models`` scores, ``reduce`` takes (B, n) to (B,).
+
+    n counts the members, or with ``heads`` every head of each, on its member's calibrated scale.
+    """
+    return CombinedReward(models, reduce, heads)
 
 
 def mean_over_members(scores: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from ostinato.errors import NonFiniteError, UserError
 from ostinato.measures import pairwise_accuracy
 from ostinato.models import vocabulary_key
 from ostinato.plugins import Plugins
-from ostinato.reward_model import Calibration, RewardModel, reader_named
+from ostinato.reward_model import Calibration, RewardModel
 
 CALIBRATION_RESPONSES = 2048
 Log = Callable[..., None]
@@ -275,7 +275,7 @@ class RewardTrainer:
             ids, mask, _ = model.joined(prompts, responses)
             with self.backend.autocast():
                 logits = model(ids, mask).logits[0]
-            return reader_named(model.reader)(logits).score.view(-1, count)
+            return model.read(logits).score.view(-1, count)
 
         total: dict[str, Tensor] = {}
         for name, answer in self.plugins.each(
@@ -329,7 +329,7 @@ def raw_scores(model: RewardModel, data: Dataset, policy_tokenizer: Any, side: s
     """Raw scores (rows,) of the chosen or the rejected responses."""
     tokens = Comparisons(data, model, policy_tokenizer).tokens[side]
     prompts, responses = (list(column) for column in zip(*tokens, strict=True))
-    return reader_named(model.reader)(model.raw(prompts, responses)).score.float().cpu()
+    return model.read(model.raw(prompts, responses)).score.float().cpu()
 
 
 def calibrated(model: RewardModel, data: Dataset, policy_tokenizer: Any) -> RewardModel:

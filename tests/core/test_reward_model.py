@@ -305,3 +305,83 @@ def test_texts_are_cut_to_the_context_of_the_body(kit):
     assert kit.make(family="gpt2", max_tokens=20).initial().max_tokens == 20
     cut = model.score(["x" * 90], ["a" * 30], [False])
     torch.testing.assert_close(model.score(["x" * 34], ["a" * 30], [False]), cut)
+
+
+# --- Readers with settings ------------------------------------------------------------------------
+
+
+def _weighted(logits, first=1.0):
+    """first * output 0 + (1 - first) * output 1."""
+    from ostinato.batches import Scores
+
+    score = first * logits[:, 0] + (1 - first) * logits[:, 1]
+    return Scores(score, logits[:, None, :], logits.abs()[:, None, :])
+
+
+@pytest.fixture(name="weighted")
+def _reader(monkeypatch):
+    """A plugin `weighted` whose `read` has a setting."""
+    from types import SimpleNamespace
+
+    from ostinato import plugins, reward_model
+
+    mine, real = SimpleNamespace(load=lambda: SimpleNamespace(read=_weighted)), plugins.find
+    found = lambda name, *where: mine if name == "weighted" else real(name, *where)  # noqa: E731
+    monkeypatch.setattr(plugins, "find", found)
+    yield
+    reward_model.reader_named.cache_clear()
+
+
+def test_a_reader_s_settings_are_part_of_the_model_s_score(kit, tmp_path, weighted):
+    """Training, calibration, text and tokens, copies and checkpoints all read the same score."""
+    one = kit.make()
+    model = one.initial().with_head(Draws(0), 2, "weighted", settings={"first": 0.25})
+    logits = model.raw(*model.encode(PROMPTS, RESPONSES, FINISHED)).numpy()
+    expected = 0.25 * logits[:, 0] + 0.75 * logits[:, 1]
+    ids, mask, _ = model.joined(*model.encode(PROMPTS, RESPONSES, FINISHED))
+    np.testing.assert_allclose(model(ids, mask).score[0].detach(), expected, atol=1e-5)
+    np.testing.assert_allclose(model.score(PROMPTS, RESPONSES, FINISHED), expected, atol=1e-5)
+    np.testing.assert_allclose(model.copy().score(PROMPTS, RESPONSES, FINISHED), expected, 1e-5)
+    model.calibration = Calibration(1.0, 2.0)
+    model.save(tmp_path)
+    again = load_reward(tmp_path)
+    scores = again.score_samples(samples_of(model))
+    assert (again.reader, again.settings) == ("weighted", {"first": 0.25})
+    np.testing.assert_allclose(scores.score, (expected - 1) / 2, atol=1e-5)
+    np.testing.assert_allclose(scores.part_std[:, 0], abs(logits) / 2, atol=1e-5)
+
+
+def test_a_fresh_head_forgets_the_settings_of_the_old_one(kit, weighted):
+    model = kit.make().initial().with_head(Draws(0), 2, "weighted", settings={"first": 0.25})
+    assert model.with_head(Draws(0)).settings == {}
+    assert model.settings == {"first": 0.25}
+
+
+def test_checkpoints_without_settings_still_load(kit, tmp_path):
+    import json
+
+    kit.make().initial(outputs=2).save(tmp_path)
+    path = tmp_path / "config.json"
+    facts = json.loads(path.read_text())
+    assert facts["ostinato"].pop("settings") == {}
+    path.write_text(json.dumps(facts))
+    assert load_reward(tmp_path).settings == {}
+
+
+def test_combine_over_heads_counts_each_head_as_a_member(kit):
+    """(B, 1 + 3): the calibrated score of the one, then the calibrated heads of the other."""
+    one, many = kit.make().initial(), kit.make().initial(1, outputs=3)
+    one.calibration, many.calibration = Calibration(0.5, 2.0), Calibration(-1.0, 0.5)
+    seen = []
+
+    def reduce(each):
+        seen.append(each)
+        return each.amin(1)
+
+    made = combine([one, many], reduce, heads=True).score_text(PROMPTS, RESPONSES, FINISHED)
+    texts = one.encode(PROMPTS, RESPONSES, FINISHED)
+    raw = [m.raw(*texts).double().numpy() for m in (one, many)]
+    each = np.concatenate([(raw[0] - 0.5) / 2, (raw[1] + 1) / 0.5], axis=1)
+    assert seen[0].shape == (4, 4)
+    np.testing.assert_allclose(seen[0], each, atol=1e-5)
+    np.testing.assert_allclose(made.score, each.min(1), atol=1e-5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ostinato import combine
+from ostinato import UserError, combine
 from ostinato.reward_model import Calibration, RewardModel
 from ostinato.reward_training import calibrated, held_out_accuracy
 
@@ -58,6 +58,30 @@ def test_the_calibration_of_a_member_is_not_kept(kit, comparisons):
     scores = made.score([*data["prompt"], *data["prompt"]], every, [True] * 32)
     assert float(scores.mean()) == pytest.approx(0, abs=1e-5)
     assert float(scores.std()) == pytest.approx(1, abs=1e-5)
+
+
+def test_heads_and_the_way_they_are_read_are_kept(kit):
+    """Models with three heads average head by head; what served training alone is dropped."""
+    models = [kit.make().initial(seed, outputs=3) for seed in range(2)]
+    for model in models:
+        model.plugin_modules["prototypes"] = torch.nn.Linear(16, 2)
+        model.lm_head = torch.nn.Linear(16, 5)
+    made = averaged(kit, models)
+    assert made.score_text(PROMPTS, RESPONSES, FINISHED).parts.shape == (3, 1, 3)
+    expected = sum(m.model.score.weight.detach().double() for m in models) / 2
+    np.testing.assert_allclose(made.model.score.weight.detach(), expected, atol=1e-7)
+    assert (len(made.plugin_modules), made.lm_head) == (0, None)
+    assert len(models[1].plugin_modules) == 1
+
+
+def test_models_that_have_no_mean_are_refused_in_a_sentence(kit):
+    one, many = kit.make().initial(), kit.make().initial(outputs=3)
+    with pytest.raises(UserError, match=r"no mean: states differ: 'score\.weight' has shapes"):
+        averaged(kit, [one, many])
+    apart = one.copy()
+    apart.settings = {"floor": 1}
+    with pytest.raises(UserError, match=r"read by mean\(\), those of another by mean\(floor=1\)"):
+        averaged(kit, [one, apart])
 
 
 @pytest.mark.slow
