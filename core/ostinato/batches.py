@@ -120,6 +120,14 @@ class PreferenceBatch:
     weight: Tensor
     extra: dict[str, Any] = field(default_factory=dict)
 
+    def differences(self, features: Tensor) -> Tensor:
+        """Features (N, D) -> (2C, D): chosen minus rejected of each comparison, then its negative.
+
+        The "preference difference" of Secrets of RLHF II, section 3.1.1.
+        """
+        difference = features[self.pairs[:, 0]] - features[self.pairs[:, 1]]
+        return torch.cat([difference, -difference])
+
 
 @dataclass
 class RMOutputs:
@@ -165,7 +173,7 @@ class Rollout:
     """What a policy algorithm learns from: B responses with their rewards.
 
     ``rewards`` (B, T) per token: the score on the last real token and, where the algorithm takes
-    the KL in the reward, -coefficient * (logprobs - ref_logprobs) on every real token. ``values``
+    the KL in the reward, -coefficient * KL (``kl.estimator``) on every real token. ``values``
     (B, T) zeros without a value head. ``kl_coefficient`` (B,): the controller's times kl_scale.
     ``advantages``, ``returns`` (B, T) are filled in from the algorithm's answer.
     """
@@ -228,7 +236,8 @@ class PolicyAlgorithm(Protocol):
     """Advantage estimator and loss; the engine does the rest.
 
     ``mean_over`` says what the terms of ``loss`` are means over, so that micro-batches add up:
-    real tokens, or responses.
+    real tokens, or responses. An optional ``keep(rollout)`` answers the rows (rows,) to train on,
+    int64; its rollout has the advantages. Without it every response is trained on.
     """
 
     responses_per_prompt: int

@@ -26,6 +26,8 @@ from pydantic import (
 
 from ostinato.errors import UserError, closest
 
+Estimator = Literal["k1", "k2", "k3", "exact"]
+
 
 class Section(BaseModel):
     """A part of the run file; unknown keys are errors."""
@@ -212,6 +214,11 @@ class KLSection(Section):
     """The penalty that keeps the policy near its reference, pi_k_init."""
 
     coefficient: float = Field(0.05, ge=0, description="coefficient of the per-token KL")
+    estimator: Estimator = Field(
+        "k1",
+        description="the KL of a token: estimated from the sampled one, or exact over the "
+        "vocabulary; in the reward only k1 has the gradient of the KL",
+    )
 
 
 class Unfinished(Section):
@@ -225,7 +232,11 @@ class RLSection(Section):
     """The engine of policy optimisation; the algorithm's own settings are its plugin's."""
 
     rollouts: int | None = Field(None, ge=1, description="rollouts an iteration; or give updates")
-    updates: int | None = Field(None, ge=1, description="optimiser updates an iteration")
+    updates: int | None = Field(
+        None,
+        ge=1,
+        description="optimiser updates an iteration, if the algorithm trains on every response",
+    )
     rollout_size: int = Field(256, ge=1, description="responses a rollout")
     minibatch: int = Field(32, ge=1, description="responses an optimiser update")
     accumulate: int = Field(1, ge=1, description="micro-batches an update")
@@ -356,6 +367,13 @@ def worlds() -> dict[str, list[EntryPoint]]:
 
 def world_settings(name: str, where: str) -> dict[str, Any]:
     """A world's settings; ``{world}`` in its strings becomes the folder it lies in."""
+    folder = world_folder(name, where)
+    made = read_file(folder / "world.yaml")
+    return {key: _placed(value, str(folder)) for key, value in made.items()}
+
+
+def world_folder(name: str, where: str) -> Path:
+    """Where an installed world lies. Raises UserError where there is no such world, or two."""
     installed = worlds()
     if name not in installed:
         raise UserError(f"{where}: world: no world '{name}' is installed{closest(name, installed)}")
@@ -369,9 +387,7 @@ def world_settings(name: str, where: str) -> dict[str, Any]:
         spec = None
     if spec is None or spec.origin is None:
         raise UserError(f"{where}: world: '{claims[0].value}' of '{name}' cannot be found")
-    folder = Path(spec.origin).parent
-    made = read_file(folder / "world.yaml")
-    return {key: _placed(value, str(folder)) for key, value in made.items()}
+    return Path(spec.origin).parent
 
 
 def _placed(value: Any, folder: str) -> Any:
@@ -510,6 +526,8 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         settings = merged(world_settings(world, where), settings)
     for path, value in of_plugins:
         settings["plugins"] = _set_plugin(settings.get("plugins"), path, value)
+    if isinstance(world, str) and "plugins" in settings:
+        settings["plugins"] = _placed(settings["plugins"], str(world_folder(world, where)))
     try:
         config = RunConfig.model_validate(settings)
     except ValidationError as error:
@@ -521,15 +539,12 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
 
 def _anchor_paths(settings: dict[str, Any], folder: Path) -> None:
     """Paths in a run file are relative to it; a hub name is a path only where one is there."""
-    for section, keys in {
-        "policy": ("model", "tokenizer"),
-        "reward_model": ("model", "tokenizer"),
-        "gold": ("model",),
-        "prompts": ("data",),
-        "sft": ("data",),
-    }.items():
-        part = settings.get(section)
-        for key in keys if isinstance(part, dict) else ():
+    parts = [settings.get(name) for name in ("policy", "reward_model", "gold", "prompts", "sft")]
+    listed = settings.get("plugins")
+    for entry in listed if isinstance(listed, list) else ():
+        parts += entry.values() if isinstance(entry, dict) else ()
+    for part in parts:
+        for key in ("model", "tokenizer", "data") if isinstance(part, dict) else ():
             value = part.get(key)  # type: ignore[union-attr]
             if not isinstance(value, str):
                 continue

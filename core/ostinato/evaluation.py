@@ -16,14 +16,12 @@ from ostinato.context import Context, Evaluation
 from ostinato.errors import NonFiniteError
 from ostinato.generation import sample
 from ostinato.gold import gold_scores
-from ostinato.measures import exact_kl, mmd2, spearman, standardise
+from ostinato.kl import kl_per_response
+from ostinato.measures import mmd2, spearman, standardise
 from ostinato.plugins import Plugins
 from ostinato.policy import Policy
 from ostinato.prompts import PromptSet
 from ostinato.reward_model import Reward
-
-FORWARD_ROWS = 64  # responses in one forward pass
-LOGITS = 2**24  # logits of each policy in memory at once
 
 
 @dataclass(frozen=True)
@@ -53,23 +51,6 @@ def _gold(samples: Samples, ctx: Context) -> Tensor | None:
         return None
     assert ctx.config.gold is not None
     return gold_scores(ctx.gold, samples, ctx.config.gold.batch)
-
-
-@torch.no_grad()
-def kl_per_response(policy: Policy, other: Policy, samples: Samples) -> Tensor:
-    """KL(policy || other) (B,) over the full vocabulary, summed over response tokens, in nats."""
-    found = []
-    for rows in torch.arange(len(samples), device=samples.mask.device).split(FORWARD_ROWS):
-        part = samples.rows(rows)
-        hidden, other_hidden = policy.hidden(part), other.hidden(part)
-        tokens = max(1, LOGITS // policy.lm.get_output_embeddings().weight.shape[0])
-        chunks = zip(hidden.split(tokens), other_hidden.split(tokens), strict=True)
-        kl = torch.cat(
-            [exact_kl(policy.logits(a)[None], other.logits(b)[None])[0] for a, b in chunks]
-        )
-        owner = torch.arange(len(rows), device=kl.device).repeat_interleave(part.lengths)
-        found.append(torch.zeros(len(rows), device=kl.device).index_add(0, owner, kl))
-    return torch.cat(found).cpu()
 
 
 @dataclass

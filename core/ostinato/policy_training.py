@@ -23,6 +23,7 @@ from ostinato.config import RLSection
 from ostinato.context import Context
 from ostinato.errors import NonFiniteError, UserError
 from ostinato.generation import sample
+from ostinato.kl import estimated_kl
 from ostinato.plugins import Plugins
 from ostinato.policy import Policy
 from ostinato.policy_update import PolicyUpdate
@@ -45,8 +46,9 @@ class PolicyTrainer:
     stage: str
     prompts: PromptSet
     log: Log
-    evaluate: Evaluate
+    record: Evaluate
     updates: int = 0
+    evaluations: int = 0
 
     def __call__(
         self,
@@ -79,9 +81,7 @@ class PolicyTrainer:
         )
         first, kl = self._restore(name, policy, anchor if on_update else None, optimiser)
         if first == 0 and evaluate:
-            self.evaluate(policy, 0)
-        updates = settings.epochs * settings.rollout_size // settings.minibatch
-        self.updates = first * updates
+            self.record(policy, 0)
         for step in range(first, settings.rollouts):
             started = time.perf_counter()
             ctx = self.ctx.at(step=step)
@@ -102,7 +102,7 @@ class PolicyTrainer:
                     on_update,
                     name,
                 )
-                row |= update(rollout, whole, step * updates, settings.rollouts * updates)
+                row |= update(rollout, whole, self.updates)
             self.updates = row["updates"]
             self.log(
                 "policy",
@@ -118,10 +118,22 @@ class PolicyTrainer:
             )
             last = step + 1 == settings.rollouts
             if evaluate and (last or (step + 1) % self.ctx.config.evaluation.every == 0):
-                self.evaluate(policy, step + 1)
+                self.record(policy, step + 1)
             if last or (step + 1) % self.ctx.config.checkpoint_every == 0:
                 self._save(name, step + 1, policy, anchor if on_update else None, optimiser, kl)
         return policy
+
+    def evaluate(self, policy: Policy, step: int) -> None:
+        """Write an ``eval`` row of any policy, before, between or after the runs.
+
+        A checkpoint of its own keeps it from being made again when a killed run goes on: the rows
+        of the runs behind it would be cut off.
+        """
+        self.evaluations += 1
+        name = f"evaluation-{self.evaluations}"
+        if self.directory.load_checkpoint(self.stage, name) is None:
+            self.record(policy, step)
+            self.directory.save_checkpoint(self.stage, name, step, {}, {})
 
     def _check(self, algorithm: PolicyAlgorithm, settings: RLSection) -> None:
         k = algorithm.responses_per_prompt
@@ -138,6 +150,7 @@ class PolicyTrainer:
         anchor: Policy | None,
         optimiser: torch.optim.Optimizer,
     ) -> tuple[int, float | None]:
+        self.updates = 0
         found = self.directory.load_checkpoint(self.stage, name)
         if found is None:
             return 0, None
@@ -146,6 +159,7 @@ class PolicyTrainer:
         if anchor is not None:
             load_parameters(anchor, tensors, "reference.")
         load_optimiser(optimiser, tensors)
+        self.updates = facts["updates"]
         return step, facts["kl"]
 
     def _save(
@@ -161,7 +175,8 @@ class PolicyTrainer:
         if anchor is not None:
             tensors |= parameters_of(anchor, "reference.")
         tensors |= optimiser_tensors(optimiser)
-        self.directory.save_checkpoint(self.stage, name, step, tensors, {"kl": kl})
+        facts = {"kl": kl, "updates": self.updates}
+        self.directory.save_checkpoint(self.stage, name, step, tensors, facts)
 
     def _prompts(self, step: int, count: int, name: str) -> list[list[int]]:
         """Prompts of one rollout: a fresh permutation of the RL prompts each time round."""
@@ -189,7 +204,8 @@ class PolicyTrainer:
         """Sample, score, and turn scores into per-token rewards and advantages.
 
         Where one micro-batch is the whole rollout, the pass that gives the old log-probabilities
-        is the first update's own: its outputs come back with their graph.
+        is the first update's own: its outputs come back with their graph. What is logged is of all
+        responses; the rollout that comes back holds those that the algorithm keeps.
         """
         settings, k = ctx.config.rl, algorithm.responses_per_prompt
         prompts = self._prompts(ctx.step, settings.rollout_size // k, name)
@@ -201,6 +217,7 @@ class PolicyTrainer:
             scores = reward_model.score_samples(samples)
             (ref_logprobs,) = self._in_parts(lambda s: (anchor.logprobs(s),), samples)
         one = len(samples) <= settings.minibatch // settings.accumulate
+        one = one and not hasattr(algorithm, "keep")
         with torch.set_grad_enabled(one), self.backend.autocast():
             logprobs, values = self._in_parts(policy.evaluate, samples)
         outputs = PolicyOutputs(logprobs, values, policy, anchor)
@@ -230,8 +247,11 @@ class PolicyTrainer:
         controller = self.plugins.owners["kl_coefficient"]
         check_finite(torch.tensor(coefficient), f"plugin '{controller}': the KL coefficient")
         per_sample = coefficient * rewards.kl_scale
-        k1 = (logprobs - ref_logprobs) * samples.mask
-        tokens = token_rewards(final, k1, per_sample, samples.mask, algorithm.kl_in_reward)
+        estimator = ctx.config.kl.estimator
+        with self.backend.autocast():
+            each = estimated_kl(estimator, logprobs, ref_logprobs, policy, anchor, samples)
+        check_finite(each, f"kl.estimator {estimator}: the KL of a token")
+        tokens = token_rewards(final, each, per_sample, samples.mask, algorithm.kl_in_reward)
         rollout = Rollout(
             samples=samples,
             mask=samples.mask,
@@ -255,13 +275,16 @@ class PolicyTrainer:
             "score": float(score.mean()),
             "score_std": float(score.std()) if len(score) > 1 else 0.0,
             "reward": float(final.mean()),
-            "kl": float(k1.sum(1).mean()),
+            "kl": float(each.sum(1).mean()),
             "kl_coefficient": float(coefficient),
             "kl_scale": float(rewards.kl_scale.mean()),
             "length": float(samples.lengths.float().mean()),
             "finished": float(samples.finished.float().mean()),
         }
         rollout = replace(rollout, advantages=advantages, returns=returns)
+        if hasattr(algorithm, "keep"):
+            rollout = kept_rows(owner, rollout, algorithm.keep(rollout))
+        row["kept"] = len(rollout.mask)
         return rollout, outputs if one else None, row
 
     def _in_parts(
@@ -325,6 +348,24 @@ def check_finite(values: Tensor, what: str) -> None:
         raise NonFiniteError(f"{what} is not finite")
 
 
+def kept_rows(plugin: str, rollout: Rollout, index: Any) -> Rollout:
+    """The rows of the rollout that ``plugin`` keeps; UserError where ``index`` names none of it."""
+    size = len(rollout.mask)
+    said = f"plugin '{plugin}': its keep(rollout) answered"
+    wanted = f"expected row numbers from 0 to {size - 1}, at least one and none twice"
+    if not isinstance(index, Tensor) or index.ndim != 1 or index.dtype != torch.int64:
+        tensor = isinstance(index, Tensor)
+        kind = f"{index.dtype} {tuple(index.shape)}" if tensor else type(index).__name__
+        raise UserError(f"{said} a {kind}, expected an int64 tensor of row numbers (rows,)")
+    if not len(index):
+        raise UserError(f"{said} no row, {wanted}")
+    if outside := [row for row in index.tolist() if not 0 <= row < size]:
+        raise UserError(f"{said} row {outside[0]}, {wanted}")
+    if len(index.unique()) < len(index):
+        raise UserError(f"{said} a row twice, {wanted}")
+    return rollout.rows(index.to(rollout.mask.device))
+
+
 def finish_penalty(score: Tensor, finished: Tensor, settings: RLSection) -> Tensor:
     """Scores (B,) cut to the clip range, then unfinished responses penalised: less, or instead."""
     if settings.clip_score is not None:
@@ -337,9 +378,9 @@ def finish_penalty(score: Tensor, finished: Tensor, settings: RLSection) -> Tens
 
 
 def token_rewards(
-    score: Tensor, k1: Tensor, coefficient: Tensor, mask: Tensor, kl_in_reward: bool
+    score: Tensor, kl: Tensor, coefficient: Tensor, mask: Tensor, kl_in_reward: bool
 ) -> Tensor:
-    """Rewards (B, T): the score (B,) on the last real token, minus coefficient (B,) * k1 (B, T)."""
-    rewards = -coefficient[:, None] * k1 * mask if kl_in_reward else torch.zeros_like(k1)
+    """Rewards (B, T): the score (B,) on the last real token, minus coefficient (B,) * kl (B, T)."""
+    rewards = -coefficient[:, None] * kl * mask if kl_in_reward else torch.zeros_like(kl)
     last = mask.sum(1, keepdim=True) - 1
     return rewards.scatter_add(1, last, score[:, None].to(rewards.dtype))

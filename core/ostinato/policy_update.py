@@ -24,7 +24,7 @@ class PolicyUpdate:
     """The optimiser updates of one rollout, in ``ctx`` of its step; ``anchor``: the KL's reference.
 
     ``on_update(policy, anchor)`` runs after each. ``name`` tells several runs of one iteration
-    apart.
+    apart. A rollout takes ``epochs`` times as many updates as its rows fill minibatches.
     """
 
     plugins: Plugins
@@ -37,29 +37,33 @@ class PolicyUpdate:
     on_update: Callable[[Policy, Policy], None] | None
     name: str
 
-    def __call__(
-        self, rollout: Rollout, whole: PolicyOutputs | None, done: int, total: int
-    ) -> dict[str, Any]:
+    def __call__(self, rollout: Rollout, whole: PolicyOutputs | None, done: int) -> dict[str, Any]:
         """Epochs of minibatches; answers the means of what each update logged.
 
         ``whole``: outputs for the whole rollout with their graph, which serve the first update.
+        ``done``: updates before this rollout.
         """
         settings = self.ctx.config.rl
         rows: list[dict[str, float]] = []
-        device = rollout.mask.device
-        for epoch in range(settings.epochs):
-            generator = self.ctx.generator(f"minibatches {self.name} {epoch}")
-            order = torch.randperm(len(rollout.mask), generator=generator).to(device)
-            for minibatch in order.split(settings.minibatch):
-                lr = learning_rate(settings, done, total)
-                rows.append(self._minibatch(rollout, minibatch, whole, done, lr))
-                done, whole = done + 1, None
-                if self.on_update is not None:
-                    with torch.no_grad():
-                        self.on_update(self.policy, self.anchor)
+        minibatches = list(self._minibatches(rollout))
+        for place, minibatch in enumerate(minibatches):
+            lr = learning_rate(settings, self.ctx.step, place, len(minibatches))
+            rows.append(self._minibatch(rollout, minibatch, whole, done, lr))
+            done, whole = done + 1, None
+            if self.on_update is not None:
+                with torch.no_grad():
+                    self.on_update(self.policy, self.anchor)
         means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
         terms = {key: means.pop(key) for key in list(means) if key not in {"grad_norm", "lr"}}
         return {"updates": done, **means, "terms": terms}
+
+    def _minibatches(self, rollout: Rollout) -> Iterator[Tensor]:
+        """Rows of every update: each epoch permutes the rollout."""
+        settings = self.ctx.config.rl
+        for epoch in range(settings.epochs):
+            generator = self.ctx.generator(f"minibatches {self.name} {epoch}")
+            order = torch.randperm(len(rollout.mask), generator=generator)
+            yield from order.to(rollout.mask.device).split(settings.minibatch)
 
     def _minibatch(
         self,
@@ -124,10 +128,15 @@ class PolicyUpdate:
                 raise NonFiniteError(f"plugin '{name}': the {what} is not finite")
 
 
-def learning_rate(settings: RLSection, done: int, total: int) -> float:
-    """The learning rate of update ``done`` (from 0) of ``total``."""
+def learning_rate(settings: RLSection, step: int, place: int, count: int) -> float:
+    """The learning rate of update ``place`` (from 0) of the ``count`` of rollout ``step``.
+
+    It follows the share of rollouts done, since an algorithm may keep more rows of one rollout
+    than of another.
+    """
+    assert settings.rollouts is not None
     if settings.schedule == "constant":
         return settings.lr
-    part = done / total
+    part = (step * count + place) / (settings.rollouts * count)
     left = 1 - part if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * part))
     return settings.lr_final + (settings.lr - settings.lr_final) * left

@@ -15,7 +15,7 @@ from ostinato import evaluation
 from ostinato.backend import Backend
 from ostinato.context import Evaluation
 from ostinato.errors import NonFiniteError
-from ostinato.evaluation import Evaluator, kl_per_response, measure_baseline, number
+from ostinato.evaluation import Evaluator, measure_baseline, number
 from ostinato.prompts import PromptSet
 from ostinato.reward_model import Calibration
 
@@ -200,34 +200,6 @@ def test_a_metric_that_is_not_finite_stops_the_run(policies, monkeypatch, value)
     assert str(caught.value) == (
         f"plugin 'mine': its metric 'peak' is not finite at iteration {made.ctx.iteration}, step 2"
     )
-
-
-# --- KL -------------------------------------------------------------------------------------------
-
-
-def test_exact_kl_is_never_negative_and_is_the_mean_of_log_ratios(policies):
-    kit = policies.make(generation={"max_new_tokens": 3})
-    policy, other = kit.word_policy(2), kit.word_policy(0)
-    samples = kit.sample(policy, [[2, 3]] * 4000)
-    exact = kl_per_response(policy, other, samples)
-    assert (exact >= 0).all()
-    with torch.no_grad():
-        k1 = (policy.logprobs(samples) - other.logprobs(samples)).sum(1)
-    error = float((k1 - exact).std()) / 4000**0.5
-    assert abs(float(k1.mean() - exact.mean())) < 4 * error
-    assert float(exact.mean()) > 20 * error
-    assert exact.std() < k1.std()
-    assert kl_per_response(policy, policy, samples).abs().max() == 0
-
-
-def test_kl_does_not_depend_on_how_many_logits_are_held_at_once(policies, monkeypatch):
-    kit = policies.make(generation={"max_new_tokens": 4})
-    policy, other = kit.word_policy(2), kit.word_policy(0)
-    samples = kit.sample(policy, PROMPTS)
-    whole = kl_per_response(policy, other, samples)
-    monkeypatch.setattr(evaluation, "LOGITS", 1)
-    monkeypatch.setattr(evaluation, "FORWARD_ROWS", 3)
-    torch.testing.assert_close(kl_per_response(policy, other, samples), whole, atol=1e-5, rtol=0)
 
 
 # --- Evaluating changes nothing -------------------------------------------------------------------

@@ -12,8 +12,9 @@ from ostinato.policy_update import learning_rate
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_learning_rate_schedules(schedule):
-    settings = RLSection(lr=1.0, lr_final=0.2, schedule=schedule)
-    found = [learning_rate(settings, done, 4) for done in (0, 1, 2, 3, 4)]
+    settings = RLSection(lr=1.0, lr_final=0.2, schedule=schedule, rollouts=2)
+    places = [(0, 0, 2), (0, 1, 2), (1, 0, 7), (1, 2, 4), (2, 0, 3)]  # rollout, update, of how many
+    found = [learning_rate(settings, *place) for place in places]
     wanted = {
         "linear": [1.0, 0.8, 0.6, 0.4, 0.2],
         "cosine": [0.2 + 0.4 * (1 + math.cos(math.pi * i / 4)) for i in range(5)],

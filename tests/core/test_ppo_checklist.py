@@ -99,10 +99,8 @@ CHECKLIST: dict[str, list[tuple[str, str]]] = {
     ],
     "the logged KL is the KL trained on; exact KL beside it": [
         (ENGINE, "test_the_logged_kl_is_the_kl_that_is_trained_on"),
-        (
-            "core/test_evaluation.py",
-            "test_exact_kl_is_never_negative_and_is_the_mean_of_log_ratios",
-        ),
+        ("core/test_kl.py", "test_the_estimator_is_trained_on_logged_and_told_to_the_controller"),
+        ("core/test_kl.py", "test_exact_kl_is_never_negative_and_is_the_mean_of_log_ratios"),
     ],
 }
 

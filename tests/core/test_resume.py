@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import ostinato
 from distributions import STATEFUL, write_distribution
 from kill_runs import MICRO, Crash, append, crash_at, differing, outcome
 from ostinato.events import Event
 from ostinato.metrics import Metrics
+from ostinato_plugins.optimisers.ppo import PPO
 
 WRITES: list[str] = []  # of the whole run
 
@@ -80,6 +82,27 @@ def test_a_crash_between_an_evaluation_and_its_checkpoint(
         ostinato.run("toy", tmp_path / "run", MICRO)
     ostinato.run("toy", tmp_path / "run", MICRO)
     assert differing(outcome(tmp_path / "run"), whole) == []
+
+
+def test_a_crash_of_a_run_whose_rollouts_take_differing_numbers_of_updates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keep(self: PPO, rollout: Any) -> torch.Tensor:
+        return (rollout.score > rollout.score.mean()).nonzero().flatten()
+
+    monkeypatch.setattr(PPO, "keep", keep, raising=False)
+    settings = [s for s in MICRO if not s.startswith("plugins")]
+    settings += ["iterations=1", "rl.minibatch=2", "plugins=[concat]"]
+    with crash_at(-1) as writes:
+        run = ostinato.run("toy", tmp_path / "whole", settings)
+    rows = [row for row in run.metrics if row["kind"] == "policy"]
+    assert len({row["kept"] for row in rows}) > 1
+    assert rows[-1]["updates"] == sum(2 * -(-row["kept"] // 2) for row in rows)  # two epochs
+    place = writes.index("before iteration-1/policy.checkpoints/policy-3")
+    with crash_at(place), pytest.raises(Crash):
+        ostinato.run("toy", tmp_path / "run", settings)
+    ostinato.run("toy", tmp_path / "run", settings)
+    assert differing(outcome(tmp_path / "run"), outcome(tmp_path / "whole")) == []
 
 
 def test_an_interrupt_from_the_keyboard(whole: dict[str, Any], tmp_path: Path) -> None:
