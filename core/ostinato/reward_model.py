@@ -37,6 +37,7 @@ Reader = Callable[..., Scores]  # (N, outputs) logits, and settings by name -> S
 
 def read_mean(logits: Tensor) -> Scores:
     """Every output is a head of its own; the score is their mean. (N, outputs) -> Scores."""
+PLUGIN_MODULES = "plugin_modules.safetensors"
     return Scores(logits.mean(-1), logits[:, None, :])
 
 
@@ -174,7 +175,7 @@ class RewardModel(nn.Module, Reward):
         facts = getattr(model.config, "ostinato", None)
         if facts is None:
             raise UserError(f"{folder}: config.json holds no ostinato calibration")
-        return cls(
+        made = cls(
             model,
             AutoTokenizer.from_pretrained(folder),
             facts["reader"],
@@ -188,12 +189,15 @@ class RewardModel(nn.Module, Reward):
         self.model.config.ostinato = {
             "reader": self.reader,
             "settings": self.settings,
+        if (folder / PLUGIN_MODULES).exists():
+            made.plugin_modules = saved_modules(load_file(folder / PLUGIN_MODULES))
+        return made
             "calibration": self.calibration.__dict__,
             "max_tokens": self.max_tokens,
         }
         save_model(self.model, self.tokenizer, folder)
         if len(self.plugin_modules):
-            save_file(self.plugin_modules.state_dict(), folder / "plugin_modules.safetensors")
+            save_file(self.plugin_modules.state_dict(), folder / PLUGIN_MODULES)
 
     def copy(self) -> RewardModel:
         """An independent copy, not calibrated: what is done with it will change its scores."""
@@ -322,6 +326,23 @@ def token_rows(samples: Samples) -> tuple[list[list[int]], list[list[int]]]:
     prompts = zip(samples.prompt_ids.cpu(), samples.prompt_mask.cpu(), strict=True)
     responses = zip(samples.response_ids.cpu(), samples.mask.cpu(), strict=True)
     return [p[m].tolist() for p, m in prompts], [r[m].tolist() for r, m in responses]
+
+def saved_modules(state: Mapping[str, Tensor]) -> nn.ModuleDict:
+    """Plugin modules as their weights alone, under the names that they were saved under.
+
+    What they compute only their plugin knows: training makes the module anew and loads these.
+    """
+    made = nn.ModuleDict()
+    for name, value in state.items():
+        *path, leaf = name.split(".")
+        holder: nn.Module = made
+        for part in path:
+            if part not in dict(holder.named_children()):
+                holder.add_module(part, nn.Module())
+            holder = holder.get_submodule(part)
+        holder.register_parameter(leaf, nn.Parameter(value, value.is_floating_point()))
+    return made
+
 
 
 class CombinedReward(Reward):

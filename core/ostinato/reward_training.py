@@ -130,9 +130,14 @@ class RewardTrainer:
         size = model.model.score.in_features
         for active in self.plugins.active:
             make = getattr(active.instance, "modules", None)
-            if make is not None and active.name not in model.plugin_modules:
+            if make is not None:
                 with self._unmoved.forked(self.ctx.purpose(f"modules of {active.name}")):
-                    model.plugin_modules[active.name] = make(size).to(self.backend.device)
+                    made = make(size)
+                if (
+                    active.name in model.plugin_modules
+                ):  # trained before, perhaps in another process
+                    made.load_state_dict(model.plugin_modules[active.name].state_dict())
+                model.plugin_modules[active.name] = made.to(self.backend.device)
 
     def _total(self, groups: int, per_batch: int, epochs: float | None) -> int:
         settings = self.ctx.config.reward_model

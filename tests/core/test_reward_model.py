@@ -25,6 +25,7 @@ from ostinato.reward_model import (
     RewardModel,
     load_reward,
     read_mean,
+    saved_modules,
 )
 
 FAMILIES = ["gpt2", "gpt_neox", "llama"]
@@ -254,7 +255,23 @@ def test_plugin_modules_are_saved_with_the_model(kit, tmp_path):
     model.plugin_modules["prototypes"] = torch.nn.Linear(16, 3, bias=False)
     model.save(tmp_path)
     saved = load_file(tmp_path / "plugin_modules.safetensors")
-    assert torch.equal(saved["prototypes.weight"], model.plugin_modules["prototypes"].weight)
+    weight = model.plugin_modules["prototypes"].weight
+    assert torch.equal(saved["prototypes.weight"], weight)
+    again = RewardModel.load_checkpoint(tmp_path)
+    assert torch.equal(again.plugin_modules["prototypes"].weight, weight)
+    (tmp_path / "again").mkdir()
+    again.save(tmp_path / "again")  # a resumed run merges and saves loaded models
+    assert list(load_file(tmp_path / "again" / "plugin_modules.safetensors")) == list(saved)
+
+
+def test_plugin_modules_of_any_depth_load_with_their_buffers(tmp_path):
+    made = torch.nn.ModuleDict({"deep": torch.nn.Sequential(torch.nn.Linear(3, 2))})
+    made["deep"].append(torch.nn.BatchNorm1d(2))
+    state = made.state_dict()
+    again = saved_modules(state)
+    assert {k: v.tolist() for k, v in again.state_dict().items()} == {
+        k: v.tolist() for k, v in state.items()
+    }
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -40,16 +40,10 @@ class SimCSE:
         """InfoNCE over the micro-batch: accumulation does not make it any larger."""
         first, second = outputs.hidden[0], outputs.hidden[1]  # (N, D)
         if self.config.samples == "difference":
-            first, second = (_differences(h, batch.pairs) for h in (first, second))
+            first, second = batch.differences(first), batch.differences(second)
         similarity = normalize(first, dim=-1) @ normalize(second, dim=-1).T  # (rows, rows)
         own = torch.arange(len(similarity), device=similarity.device)
         return {
             "contrastive": self.config.beta
             * cross_entropy(similarity / self.config.temperature, own)
         }
-
-
-def _differences(hidden: Tensor, pairs: Tensor) -> Tensor:
-    """h_chosen - h_rejected and its negative, (2C, D)."""
-    difference = hidden[pairs[:, 0]] - hidden[pairs[:, 1]]
-    return torch.cat([difference, -difference])
