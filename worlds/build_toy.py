@@ -1,7 +1,8 @@
 """Rebuilds what the toy world ships: `python worlds/build_toy.py`, about a minute on one core.
 
 Writes `policy/` (a GPT-NeoX language model, fine-tuned on reviews), `reward_model/` (a smaller one,
-from whose body reward models start) and `prompts.jsonl`. Fixed seeds, fixed steps, one thread: the
+from whose body reward models start), `prompts.jsonl`, and `corpus.jsonl` (prompts with reviews such
+as the policy was fine-tuned on). Fixed seeds, fixed steps, one thread: the
 same versions on the same kind of machine give the same bytes.
 """
 
@@ -25,6 +26,7 @@ from ostinato_worlds.toy import ToyGold, grammar
 
 PACKAGE = Path(__file__).resolve().parent / "ostinato_worlds" / "toy"
 TEXTS, EPOCHS, BATCH, LEARNING_RATE, WARMUP = 8000, 4, 128, 3e-3, 20
+CORPUS = 256  # rows of corpus.jsonl
 IGNORED = -100  # cross_entropy's own value for "no target here"
 
 
@@ -48,7 +50,15 @@ def main() -> None:
     random.Random(0).shuffle(prompts)
     lines = [json.dumps({"prompt": prompt}) + "\n" for prompt in prompts]
     (out / "prompts.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_corpus(out / "corpus.jsonl")
     report(policy, tokenizer, prompts)
+
+
+def write_corpus(path: Path) -> None:
+    """``{"prompt": ..., "text": ...}`` a line, drawn as the policy's own training texts were."""
+    pairs = grammar.corpus(CORPUS, random.Random(2))
+    lines = [json.dumps({"prompt": prompt, "text": text}) + "\n" for prompt, text in pairs]
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

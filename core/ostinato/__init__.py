@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from ostinato.context import Context
     from ostinato.events import Event
     from ostinato.loop import Run, run
+    from ostinato.models import padded, prompt_tokens, response_tokens
     from ostinato.policy import Policy
     from ostinato.preferences import swapped
-    from ostinato.reward_model import Reward, RewardModel, combine
+    from ostinato.prompts import read_rows
+    from ostinato.reward_model import Reward, RewardModel, combine, trained_reward
     from ostinato.reward_training import calibrated
-    from ostinato.weights import average, lerp, slerp
+    from ostinato.weights import average, distance, follow, lerp, slerp, slerp_all
 
 _HOME = {
     **dict.fromkeys(
@@ -52,11 +54,13 @@ _HOME = {
     "Context": "context",
     "Event": "events",
     **dict.fromkeys(("Run", "run"), "loop"),
+    **dict.fromkeys(("padded", "prompt_tokens", "response_tokens"), "models"),
     "Policy": "policy",
     "swapped": "preferences",
-    **dict.fromkeys(("Reward", "RewardModel", "combine"), "reward_model"),
+    "read_rows": "prompts",
+    **dict.fromkeys(("Reward", "RewardModel", "combine", "trained_reward"), "reward_model"),
     "calibrated": "reward_training",
-    **dict.fromkeys(("average", "lerp", "slerp"), "weights"),
+    **dict.fromkeys(("average", "distance", "follow", "lerp", "slerp", "slerp_all"), "weights"),
 }
 
 __all__ = [
@@ -82,12 +86,20 @@ __all__ = [
     "average",
     "calibrated",
     "combine",
+    "distance",
+    "follow",
     "hookimpl",
     "lerp",
     "load_config",
+    "padded",
+    "prompt_tokens",
+    "read_rows",
+    "response_tokens",
     "run",
     "slerp",
+    "slerp_all",
     "swapped",
+    "trained_reward",
 ]
 
 

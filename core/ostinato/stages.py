@@ -34,6 +34,7 @@ from ostinato.reward_model import (
 )
 from ostinato.reward_training import RewardTrainer, calibrated, held_out_accuracy
 from ostinato.session import Session
+from ostinato.weights import distance
 
 
 def gather(s: Session, policy: Policy) -> Preferences:
@@ -197,11 +198,7 @@ def initial_policy(s: Session, history: PolicyHistory) -> PolicyHandle:
     wanted = "a policy or one of the history's handles"
     _expect(s, "init_policy", answer, PolicyHandle, wanted)
     handle: PolicyHandle = answer
-    moved = sum(
-        float((a.detach() - b.detach()).square().sum())
-        for a, b in zip(handle.load().lm.parameters(), s.sft_policy.lm.parameters(), strict=True)
-    )
-    s.plugins.acted(owner, "init_policy", moved**0.5)
+    s.plugins.acted(owner, "init_policy", distance(handle.load().lm, s.sft_policy.lm))
     s.log_actions("policy_init")
     return handle
 

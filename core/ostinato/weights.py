@@ -1,9 +1,10 @@
 """Averages and interpolations of weights, as `dict[str, Tensor]` state dicts.
 
-No input is changed and no output shares memory with one. Arithmetic is in float32 (float64 where a
-weight is float64); each result is cast back to the dtype of the first state. What is not floating
-point (position ids, counters) is taken from the first state. Wherever keys, shapes or the kind of
-dtype differ, a ValueError names the first key that does.
+No input is changed and no output shares memory with one; only :func:`follow` works in place, on a
+model. Arithmetic is in float32 (float64 where a weight is float64); each result is cast back to the
+dtype of the first state. What is not floating point (position ids, counters) is taken from the
+first state. Wherever keys, shapes or the kind of dtype differ, a ValueError names the first key
+that does.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 State = Mapping[str, Tensor]
 
@@ -59,6 +60,39 @@ def slerp(base: State, a: State, b: State, t: float) -> dict[str, Tensor]:
         return origin + first * d1 + second * d2
 
     return _merge(interpolate, base, a, b)
+
+
+def slerp_all(base: State, states: Sequence[State]) -> dict[str, Tensor]:
+    """SLERP of one or more states: the m-th is taken in with :func:`slerp` at t = 1/m.
+
+    Ramé et al. 2024 (WARP, arXiv 2406.16768, algorithm 1 with lambda = 1/M, extended to M > 2). For
+    two it is slerp at 1/2. Raises ValueError on no states, or on ones that do not match.
+    """
+    if not states:
+        raise ValueError("there are no states to merge")
+    merged = average(states[:1])
+    for m, state in enumerate(states[1:], start=2):
+        merged = slerp(base, merged, state, 1 / m)
+    return merged
+
+
+@torch.no_grad()
+def follow(anchor: nn.Module, model: nn.Module, rate: float) -> None:
+    """One step of a moving average, in place: anchor <- (1 - rate) anchor + rate model.
+
+    Only parameters that the anchor has are moved; what ``model`` has beside them, such as a value
+    head, is passed over. Ramé et al. 2024 (WARP, arXiv 2406.16768, section 3.1) anchor the KL so.
+    """
+    theirs = dict(model.named_parameters())
+    for name, p in anchor.named_parameters():
+        p.lerp_(theirs[name].to(p.dtype), rate)
+
+
+@torch.no_grad()
+def distance(a: nn.Module, b: nn.Module) -> float:
+    """Euclidean distance of two models' parameters, all together, tied ones once."""
+    pairs = zip(a.parameters(), b.parameters(), strict=True)
+    return sum(float((x - y).square().sum()) for x, y in pairs) ** 0.5
 
 
 def _slerp_coefficients(d1: Tensor, d2: Tensor, t: float) -> tuple[float, float]:
