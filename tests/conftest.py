@@ -20,6 +20,7 @@ from ostinato.models import load_tokenizer
 from ostinato.plugins import Plugins, activate
 from ostinato.reward_model import RewardModel
 from ostinato.reward_training import RewardTrainer
+from policy_kit import _function_reward, _policies, _words  # noqa: F401  the policy's fixtures
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 FAMILIES: dict[str, dict[str, Any]] = {

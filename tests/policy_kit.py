@@ -1,4 +1,7 @@
-"""What the policy's tests share: tiny policies of three families, a fake reward, an engine."""
+"""What the policy's tests share: tiny policies of three families, a fake reward, an engine.
+
+``conftest.py`` makes its fixtures known.
+"""
 
 from __future__ import annotations
 
