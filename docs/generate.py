@@ -159,7 +159,8 @@ def default_text(field: FieldInfo) -> str:
         return "required"
     if value is None or isinstance(value, bool):
         return f"`{ {None: 'null', True: 'true', False: 'false'}[value] }`"
-    return f"`{list(value)}`" if isinstance(value, tuple | list) else f"`{value}`"
+    text = str(list(value) if isinstance(value, tuple | list) else value).replace("\n", "\\n")
+    return f"`{text}`"  # in one line of the table
 
 
 # Hooks and plugins

@@ -31,6 +31,7 @@ from rich.text import Text
 
 from ostinato.columns import EVALUATION, ITERATION, LEGEND, number, readable
 from ostinato.config import ModelSection, RunConfig
+from ostinato.errors import Pause
 from ostinato.events import Event
 from ostinato.hookspecs import KINDS
 from ostinato.plugins import Plugins, discover, hooks_of
@@ -233,6 +234,8 @@ class RunConsole:
         trace: TracebackType | None,
     ) -> None:
         self._end_bars()
+        if isinstance(error, Pause):
+            self._rule(f"Paused after {duration(time.monotonic() - self.started)}")
 
     def __call__(self, event: Event) -> None:
         self.tell[event.kind](event)
