@@ -82,6 +82,21 @@ def gae(
     return advantages, advantages + values
 
 
+def clipped_surrogate(log_ratio: Tensor, advantages: Tensor, clip: float | None) -> Tensor:
+    """min(rho A, clip(rho, 1 - clip, 1 + clip) A) with rho = exp(log_ratio), to be maximised.
+
+    Any one shape: (B, T) for a ratio of tokens, (B,) for one of whole responses. Where rho is 1 its
+    gradient is A times that of the log-probability; clip None is rho A, plain importance weights
+    (Schulman et al. 2017, arXiv 1707.06347, equations 6 and 7). Raises ValueError when the shapes
+    differ.
+    """
+    _same_shape(log_ratio=log_ratio, advantages=advantages)
+    ratio = log_ratio.exp()
+    if clip is None:
+        return ratio * advantages
+    return torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+
+
 # --- KL, per token --------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ostinato import PolicyOutputs, Rollout, hookimpl
-from ostinato.measures import gae, masked_mean, whiten
+from ostinato.measures import clipped_surrogate, gae, masked_mean, whiten
 
 
 class PPO:
@@ -54,9 +54,7 @@ class PPO:
         """The clipped surrogate and the clipped value loss, means over real tokens."""
         mask = batch.mask
         log_ratio = (outputs.logprobs - batch.logprobs).masked_fill(~mask, 0.0)
-        ratio = log_ratio.exp()
-        clipped = ratio.clamp(1 - self.config.clip, 1 + self.config.clip)
-        surrogate = torch.minimum(ratio * batch.advantages, clipped * batch.advantages)
+        surrogate = clipped_surrogate(log_ratio, batch.advantages, self.config.clip)
         error = (outputs.values - batch.returns).square()
         if self.config.value_clip is not None:
             change = (outputs.values - batch.values).clamp(
@@ -64,11 +62,12 @@ class PPO:
             )
             error = torch.maximum(error, (batch.values + change - batch.returns).square())
         with torch.no_grad():
+            ratio = log_ratio.exp()
             far = ((ratio - 1).abs() > self.config.clip).float()
         return {
             "policy": -masked_mean(surrogate, mask),
             "value": self.config.value_coefficient * 0.5 * masked_mean(error, mask),
             "log/clipped": masked_mean(far, mask),
-            "log/ratio": masked_mean(ratio.detach(), mask),
+            "log/ratio": masked_mean(ratio, mask),
             "log/kl_to_rollout": masked_mean((ratio - 1 - log_ratio).detach(), mask),
         }
