@@ -28,7 +28,7 @@ class Flip:
 
     @hookimpl
     def refine_data(self, data: Dataset, ctx: Context) -> Dataset:
-        """Flip, and negate the strength of what was flipped."""
+        """Flip, and negate strength and margin, which point from chosen to rejected, with it."""
         strength = torch.tensor(data["strength_mean"][:], dtype=torch.float64)
         if self.config.lowest is None:
             flip = strength < self.config.threshold
@@ -39,5 +39,7 @@ class Flip:
         ctx.log(**{"flip/share": float(flip.double().mean())})
         data = swapped(data, flip.tolist())
         table = data.to_dict()
-        table["strength_mean"] = torch.where(flip, -strength, strength).tolist()
+        for column in ("strength_mean", "margin"):
+            kept = torch.tensor(table[column], dtype=torch.float64)
+            table[column] = torch.where(flip, -kept, kept).tolist()
         return Dataset.from_dict(table, features=data.features)
