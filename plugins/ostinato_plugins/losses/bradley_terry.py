@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -15,16 +14,6 @@ class BradleyTerry:
     paper = "A Little Bit of RLHF, chapter 7; Secrets of RLHF II, equations 2, 5 and 6"
     consumes = ("margin",)
 
-    class Config(BaseModel):
-        """Settings."""
-
-        model_config = ConfigDict(extra="forbid")
-        centre: float = Field(
-            0.0, ge=0, description="weight of (r_chosen + r_rejected)^2, which keeps scores near 0"
-        )
-
-    config: Config
-
     @hookimpl
     def preference_loss(self, batch: PreferenceBatch, outputs: RMOutputs) -> Tensor:
         """-[p log s(z) + (1 - p) log s(-z)], z = r_chosen - r_rejected - margin; (V, C).
@@ -35,7 +24,4 @@ class BradleyTerry:
         rejected = outputs.logits[:, batch.pairs[:, 1]]
         z = chosen - rejected - batch.margin[:, None]
         p = batch.label[:, None]
-        loss = -(p * logsigmoid(z) + (1 - p) * logsigmoid(-z))
-        if self.config.centre:
-            loss = loss + self.config.centre * (chosen + rejected).square()
-        return loss.sum(-1)
+        return -(p * logsigmoid(z) + (1 - p) * logsigmoid(-z)).sum(-1)

@@ -1,4 +1,4 @@
-"""bradley_terry: the preference loss with soft labels, margins, several heads and centring."""
+"""bradley_terry: the preference loss with soft labels, margins and several heads."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def outputs_of(logits):
     return RMOutputs(made.mean(-1), made, torch.zeros(*made.shape[:2], 1))
 
 
-def loss_of(kit, batch, logits, **settings):
-    one = kit.make(("bradley_terry", settings))
+def loss_of(kit, batch, logits):
+    one = kit.make("bradley_terry")
     outputs = outputs_of(logits)
     made = one.plugins.one("preference_loss", batch=batch, outputs=outputs, ctx=one.ctx)
     return made, outputs.logits
@@ -53,12 +53,11 @@ PAIRS = [[0, 1], [3, 2], [4, 0]]
 
 @pytest.mark.parametrize("views", [1, 2])
 @pytest.mark.parametrize("heads", [1, 4])
-@pytest.mark.parametrize("centre", [0.0, 0.3])
-def test_against_the_formula_in_float64(kit, views, heads, centre):
-    """sum over heads of -[p log s(z) + (1-p) log s(-z)] + centre (r_c + r_r)^2."""
+def test_against_the_formula_in_float64(kit, views, heads):
+    """sum over heads of -[p log s(z) + (1-p) log s(-z)]."""
     logits = DRAW.normal(size=(views, 5, heads))
     label, margin = DRAW.uniform(0.5, 1, 3), DRAW.normal(size=3)
-    made, _ = loss_of(kit, batch_of(PAIRS, label, margin), logits, centre=centre)
+    made, _ = loss_of(kit, batch_of(PAIRS, label, margin), logits)
     for v in range(views):
         for i, (c, r) in enumerate(PAIRS):
             total = 0.0
@@ -66,7 +65,6 @@ def test_against_the_formula_in_float64(kit, views, heads, centre):
                 a, b = logits[v, c, h], logits[v, r, h]
                 s = 1 / (1 + np.exp(-(a - b - margin[i])))
                 total -= label[i] * np.log(s) + (1 - label[i]) * np.log(1 - s)
-                total += centre * (a + b) ** 2
             assert made[v, i].item() == pytest.approx(total, rel=1e-5)
 
 
@@ -101,18 +99,3 @@ def test_huge_differences_stay_finite(kit):
     made.sum().backward()
     assert bool(made.isfinite().all())
     assert bool(leaf.grad.isfinite().all())
-
-
-def test_effect_of_centring(kit, comparisons):
-    """The centring term holds chosen and rejected around 0 without changing what is preferred."""
-    data, middles = comparisons(64), {}
-    for centre in (0.0, 0.5):
-        one = kit.make(("bradley_terry", {"centre": centre}), batch=32, updates=40, lr=1e-2)
-        fit = one.trainer()
-        model = fit(one.initial(), data)
-        batch = one.batch(data, model)
-        score = model(batch.input_ids, batch.mask).score[0].detach()
-        chosen, rejected = score[batch.pairs].T
-        middles[centre] = float((chosen + rejected).abs().mean())
-        assert float((chosen > rejected).float().mean()) > 0.8
-    assert middles[0.5] < 0.5 * middles[0.0]
