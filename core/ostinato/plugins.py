@@ -66,9 +66,12 @@ class Found:
 def discover() -> dict[str, list[Found]]:
     """Every installed plugin by name; nothing is imported. Two entries are two packages' claims."""
     found: dict[str, list[Found]] = defaultdict(list)
+    facts: dict[int, tuple[str, str]] = {}  # each question to a distribution reads its METADATA
     for entry in entry_points(group=GROUP):
         assert entry.dist is not None
-        found[entry.name].append(Found(entry.name, entry, entry.dist.name, entry.dist.version))
+        if id(entry.dist) not in facts:
+            facts[id(entry.dist)] = (entry.dist.name, entry.dist.version)
+        found[entry.name].append(Found(entry.name, entry, *facts[id(entry.dist)]))
     return dict(sorted(found.items()))
 
 
@@ -169,6 +172,19 @@ def activate_one(
         assert schema is not None
         lines = describe_errors(error, schema, where, f"plugins.{name}")
         raise UserError("\n".join(lines)) from None
+    return _made(found, made, config)
+
+
+def declared(name: str) -> Active:
+    """A plugin without a run file, for what it declares: required settings are left out."""
+    found = find(name, "plugins")
+    made = found.load()
+    schema: type[BaseModel] | None = getattr(made, "Config", None)
+    return _made(found, made, schema.model_construct() if schema is not None else None)
+
+
+def _made(found: Found, made: type[Any], config: BaseModel | None) -> Active:
+    """An instance with its settings, its declarations checked."""
     try:
         instance: Any = object.__new__(made)
         instance.config = config  # before __init__, which may read it
@@ -181,7 +197,7 @@ def activate_one(
     # A manager each: pluggy calls all plugins of a manager at once, and we call one at a time.
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
-    manager.register(instance, name)
+    manager.register(instance, found.name)
     resolved = config.model_dump(mode="json") if config is not None else {}
     return Active(found, instance, resolved, hooks_of(made), needs, manager.hook)
 
@@ -260,7 +276,10 @@ class Plugins:
         return means
 
     def need(self, key: str) -> Any:
-        """The largest value that an active plugin needs of ``key``, or None."""
+        """The largest value that an active plugin needs of ``key``, or None.
+
+        A need is a least value, save ``dropout``: two plugins that need different ones are refused.
+        """
         values = [a.needs[key] for a in self.active if a.needs.get(key)]
         return max(values) if values else None
 
@@ -316,38 +335,73 @@ def activate(wanted: Sequence[tuple[str, Mapping[str, Any]]], where: str) -> Plu
             active.append(activate_one(name, settings, where))
         except UserError as error:
             complaints.append(str(error))
-    owners: dict[str, str] = {}
-    defaults = default_owners()
-    for hook in (h for h, kind in KINDS.items() if kind == "one"):
-        claims = [a.name for a in active if hook in a.hooks]
-        if len(claims) > 1:
-            all_of_them = " and ".join(f"'{name}'" for name in claims)
-            complaints.append(f"{where}: hook '{hook}' has one owner, but {all_of_them} claim it")
-        if not claims and hook in defaults and not complaints:
-            active.append(activate_one(defaults[hook], {}, where, built_in=True))
-            claims = [active[-1].name]
-        if claims:
-            owners[hook] = claims[0]
-    complaints += [f"{where}: {complaint}" for complaint in _column_faults(active)]
+    if not complaints:
+        active = with_defaults(
+            active, default_owners(), lambda name: activate_one(name, {}, where, built_in=True)
+        )
+    complaints += [f"{where}: {fault}" for fault in faults(active)]
     if complaints:
         raise UserError("\n".join(complaints))
+    owners = {hook: a.name for a in active for hook in a.hooks if KINDS[hook] == "one"}
     return Plugins(active, owners)
 
 
-def _column_faults(active: Sequence[Active]) -> Iterator[str]:
-    """Columns that a plugin consumes and none provides (in time), or that nothing consumes."""
+def with_defaults(
+    active: Sequence[Active], owners: Mapping[str, str], make: Callable[[str], Active]
+) -> list[Active]:
+    """The plugins, and the default of each hook in ``owners`` that none of them has."""
+    whole = list(active)
+    for hook in (h for h in KINDS if h in owners):
+        if not any(hook in a.hooks for a in whole):
+            whole.append(make(owners[hook]))
+    return whole
 
-    def columns(of: Sequence[Active], which: str) -> set[str]:
-        return {column for a in of for column in getattr(a.instance, which, ())}
 
-    consumed = columns(active, "consumes") | CORE_COLUMNS
+def faults(active: Sequence[Active]) -> Iterator[str]:
+    """Why these plugins, defaults among them, may not stand in one run, a sentence each."""
+    for hook in (h for h, kind in KINDS.items() if kind == "one"):
+        claims = [f"'{a.name}'" for a in active if hook in a.hooks]
+        if len(claims) > 1:
+            yield f"hook '{hook}' has one owner, but {' and '.join(claims)} claim it"
+    for name, column, late in missing_columns(active):
+        order = " listed before it" if late else ""
+        yield f"plugin '{name}' consumes column '{column}', which no plugin{order} provides"
+    for name, columns in idle_columns(active):
+        names = ", ".join(f"'{column}'" for column in columns)
+        yield f"plugin '{name}' provides column {names}, which nothing consumes"
+    yield from _dropout_faults(active)
+
+
+def _dropout_faults(active: Sequence[Active]) -> Iterator[str]:
+    """A body has one dropout: more of it is not better, so the largest need would not do."""
+    asked = [(a.name, a.needs["dropout"]) for a in active if a.needs.get("dropout")]
+    for name, p in asked[1:]:
+        first, other = asked[0]
+        if p != other:
+            yield (
+                f"plugin '{first}' needs dropout {other:g} and plugin '{name}' {p:g}, but a reward "
+                "model has one; set them alike"
+            )
+
+
+def columns(of: Sequence[Active], which: str) -> set[str]:
+    """Data columns that these plugins declare: ``which`` is provides or consumes."""
+    return {column for a in of for column in getattr(a.instance, which, ())}
+
+
+def missing_columns(active: Sequence[Active]) -> Iterator[tuple[str, str, bool]]:
+    """(plugin, column that it consumes and nothing provides, whether it must be listed before)."""
     for place, one in enumerate(active):
-        before = active[:place] if "refine_data" in one.hooks else active
-        there = columns(before, "provides") | CORE_COLUMNS | {"margin"}
-        for column in sorted(columns([one], "consumes") - there):
-            order = " listed before it" if "refine_data" in one.hooks else ""
-            yield f"plugin '{one.name}' consumes column '{column}', which no plugin{order} provides"
+        late = "refine_data" in one.hooks
+        there = columns(active[:place] if late else active, "provides")
+        for column in sorted(columns([one], "consumes") - there - CORE_COLUMNS - {"margin"}):
+            yield one.name, column, late
+
+
+def idle_columns(active: Sequence[Active]) -> Iterator[tuple[str, list[str]]]:
+    """(plugin, its columns) where nothing consumes any column that the plugin provides."""
+    consumed = columns(active, "consumes") | CORE_COLUMNS
+    for one in active:
         provided = columns([one], "provides")
         if provided and not provided & consumed:
-            names = ", ".join(f"'{column}'" for column in sorted(provided))
-            yield f"plugin '{one.name}' provides column {names}, which nothing consumes"
+            yield one.name, sorted(provided)

@@ -16,7 +16,14 @@ from distributions import STATEFUL, write_distribution
 from kill_runs import MICRO
 from ostinato.errors import UserError
 from ostinato.hookspecs import KINDS
-from ostinato.plugins import activate, activate_one, default_owners, discover, hooks_of, summary_of
+from ostinato.plugins import (
+    activate,
+    declared,
+    default_owners,
+    discover,
+    hooks_of,
+    summary_of,
+)
 
 Install = Callable[..., None]
 
@@ -410,10 +417,20 @@ def test_columns_that_nothing_provides_or_consumes(install: Install) -> None:
 def test_the_largest_need_wins(install: Install) -> None:
     needs = "@property\ndef needs(self): return {'views': 3, 'dropout': 0.2}\n"
     install("needy", package(needs + OK), needy="P")
-    plugins = activate([("needy", {}), ("simcse", {})], "run.yaml")
+    plugins = activate([("needy", {}), ("simcse", {"dropout": 0.2})], "run.yaml")
     assert plugins.need("views") == 3
     assert plugins.need("dropout") == 0.2
     assert plugins.need("members") is None
+
+
+def test_a_reward_model_has_one_dropout(install: Install) -> None:
+    """The larger one would silently be another method than the other plugin's settings say."""
+    needs = "@property\ndef needs(self): return {'dropout': 0.2}\n"
+    install("needy", package(needs + OK), needy="P")
+    assert complaint("simcse", "needy") == (
+        "run.yaml: plugin 'simcse' needs dropout 0.1 and plugin 'needy' 0.2, but a reward model "
+        "has one; set them alike"
+    )
 
 
 NOTHING = """
@@ -474,7 +491,7 @@ def test_a_run_shows_what_each_plugin_did(install: Install, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", sorted(discover()))
 def test_every_installed_plugin_keeps_the_contract(name: str) -> None:
-    active = activate_one(name, {}, "run.yaml")
+    active = declared(name)
     assert set(active.hooks) <= set(KINDS)
     assert hooks_of(type(active.instance)) == active.hooks
     assert summary_of(type(active.instance)).endswith(".")
