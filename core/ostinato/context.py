@@ -32,10 +32,13 @@ class Evaluation:
     ``gold`` (B,) in units of its std over SFT responses, None without a gold model; ``kl`` (B,)
     exact KL to the SFT policy, nats per response. ``sft_samples`` answer the same prompts in the
     same order, ``sft_gold`` (B,) is their gold. ``draw(purpose)`` samples the policy once more on
-    these prompts; ``gold_of(samples)`` scores any samples in the units of ``gold``.
+    these prompts, ``draw(purpose, sft)`` another policy such as ``sft``; ``proxy_of(samples)``,
+    ``latest_of(samples)`` and ``gold_of(samples)`` score any samples as ``proxy``, ``latest`` and
+    ``gold`` are scored, on the CPU.
     """
 
     policy: Policy
+    sft: Policy
     reward: Reward
     samples: Samples
     proxy: torch.Tensor
@@ -44,7 +47,9 @@ class Evaluation:
     kl: torch.Tensor
     sft_samples: Samples
     sft_gold: torch.Tensor | None
-    draw: Callable[[str], Samples]
+    draw: Callable[..., Samples]
+    proxy_of: Callable[[Samples], torch.Tensor]
+    latest_of: Callable[[Samples], torch.Tensor]
     gold_of: Callable[[Samples], torch.Tensor | None]
 
 

@@ -68,8 +68,7 @@ class Evaluator:
     backend: Backend
 
     def __post_init__(self) -> None:
-        with self.backend.autocast():
-            scores = self.reward.score_samples(self.baseline.samples).score.float().cpu()
+        scores = self._scores(self.reward, self.baseline.samples)
         self._proxy_scale = (float(scores.mean()), float(scores.std().clamp_min(1e-6)))
 
     @torch.no_grad()
@@ -78,14 +77,10 @@ class Evaluator:
         ctx = self.ctx.at(step=step)
         config: RunConfig = ctx.config
         generator = ctx.generator("evaluation", policy.lm.device)
+        samples = self._draw(policy, generator)
+        proxy = self._scores(self.reward, samples)
+        latest = proxy if self.latest is self.reward else self._scores(self.latest, samples)
         with self.backend.autocast():
-            samples = self._draw(policy, generator)
-            proxy = self.reward.score_samples(samples).score.float().cpu()
-            latest = (
-                proxy
-                if self.latest is self.reward
-                else self.latest.score_samples(samples).score.float().cpu()
-            )
             kl = kl_per_response(policy, self.sft, samples)
             kl_init = (
                 kl
@@ -120,18 +115,25 @@ class Evaluator:
             }
             for i in range(min(config.evaluation.samples, len(samples)))
         ]
+
+        def draw(purpose: str, other: Policy = policy) -> Samples:
+            return self._draw(other, ctx.generator(purpose, other.lm.device))
+
         found = Evaluation(
-            policy,
-            self.reward,
-            samples,
-            proxy,
-            latest,
-            gold,
-            kl,
-            self.baseline.samples,
-            self._gold_of(self.baseline.samples),
-            lambda purpose: self._draw(policy, ctx.generator(purpose, policy.lm.device)),
-            self._gold_of,
+            policy=policy,
+            sft=self.sft,
+            reward=self.reward,
+            samples=samples,
+            proxy=proxy,
+            latest=latest,
+            gold=gold,
+            kl=kl,
+            sft_samples=self.baseline.samples,
+            sft_gold=self._gold_of(self.baseline.samples),
+            draw=draw,
+            proxy_of=lambda of: self._scores(self.reward, of),
+            latest_of=lambda of: self._scores(self.latest, of),
+            gold_of=self._gold_of,
         )
         for name, answer in self.plugins.each("evaluate", ctx=ctx.at(evaluation=found)):
             self.plugins.acted(name, "evaluate", len(answer))
@@ -147,6 +149,11 @@ class Evaluator:
     def _draw(self, policy: Policy, generator: torch.Generator) -> Samples:
         with self.backend.autocast():
             return sample(policy, self.prompts.tokens, self.ctx.config.generation, generator)
+
+    def _scores(self, reward: Reward, samples: Samples) -> Tensor:
+        """Calibrated (B,)."""
+        with self.backend.autocast():
+            return reward.score_samples(samples).score.float().cpu()
 
     def _gold_of(self, samples: Samples) -> Tensor | None:
         known = samples is self.baseline.samples

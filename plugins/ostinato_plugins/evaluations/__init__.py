@@ -1,0 +1,1 @@
+"""More numbers for every evaluation."""
