@@ -14,13 +14,19 @@ from typing import Any, Self
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from ostinato.batches import RMOutputs, Samples, Scores
 from ostinato.config import RewardModelSection
 from ostinato.draws import Draws
 from ostinato.errors import NonFiniteError, UserError
 from ostinato.models import (
+    from_checkpoint,
     load_model,
     load_tokenizer,
     padded,
@@ -31,13 +37,13 @@ from ostinato.models import (
 )
 
 SCORING_BATCH = 256  # responses in one forward pass
+PLUGIN_MODULES = "plugin_modules.safetensors"
 
 Reader = Callable[..., Scores]  # (N, outputs) logits, and settings by name -> Scores
 
 
 def read_mean(logits: Tensor) -> Scores:
     """Every output is a head of its own; the score is their mean. (N, outputs) -> Scores."""
-PLUGIN_MODULES = "plugin_modules.safetensors"
     return Scores(logits.mean(-1), logits[:, None, :])
 
 
@@ -183,15 +189,15 @@ class RewardModel(nn.Module, Reward):
             facts["max_tokens"],
             facts.get("settings"),  # checkpoints of 0.1 have none
         )
+        if (folder / PLUGIN_MODULES).exists():
+            made.plugin_modules = saved_modules(load_file(folder / PLUGIN_MODULES))
+        return made
 
     def save(self, folder: Path) -> None:
         """A checkpoint that AutoModelForSequenceClassification loads; it gives raw scores."""
         self.model.config.ostinato = {
             "reader": self.reader,
             "settings": self.settings,
-        if (folder / PLUGIN_MODULES).exists():
-            made.plugin_modules = saved_modules(load_file(folder / PLUGIN_MODULES))
-        return made
             "calibration": self.calibration.__dict__,
             "max_tokens": self.max_tokens,
         }
@@ -321,12 +327,6 @@ class RewardModel(nn.Module, Reward):
         return self._scores(self.raw(*self.encode(prompts, responses, finished)))
 
 
-def token_rows(samples: Samples) -> tuple[list[list[int]], list[list[int]]]:
-    """Samples as unpadded lists of prompt and response ids."""
-    prompts = zip(samples.prompt_ids.cpu(), samples.prompt_mask.cpu(), strict=True)
-    responses = zip(samples.response_ids.cpu(), samples.mask.cpu(), strict=True)
-    return [p[m].tolist() for p, m in prompts], [r[m].tolist() for r, m in responses]
-
 def saved_modules(state: Mapping[str, Tensor]) -> nn.ModuleDict:
     """Plugin modules as their weights alone, under the names that they were saved under.
 
@@ -343,6 +343,12 @@ def saved_modules(state: Mapping[str, Tensor]) -> nn.ModuleDict:
         holder.register_parameter(leaf, nn.Parameter(value, value.is_floating_point()))
     return made
 
+
+def token_rows(samples: Samples) -> tuple[list[list[int]], list[list[int]]]:
+    """Samples as unpadded lists of prompt and response ids."""
+    prompts = zip(samples.prompt_ids.cpu(), samples.prompt_mask.cpu(), strict=True)
+    responses = zip(samples.response_ids.cpu(), samples.mask.cpu(), strict=True)
+    return [p[m].tolist() for p, m in prompts], [r[m].tolist() for r, m in responses]
 
 
 class CombinedReward(Reward):
@@ -420,3 +426,17 @@ def load_reward(folder: Path) -> Reward:
     if members:
         return combine([RewardModel.load_checkpoint(m) for m in members], mean_over_members)
     return RewardModel.load_checkpoint(folder)
+
+
+def trained_reward(name: str, key: str, max_tokens: int = 2048) -> Reward:
+    """A reward model from anywhere: what a run saved, or a trained decoder with one output.
+
+    ``name`` is a path or hub name. Raises UserError, naming ``key``, where there is none.
+    """
+    if any(Path(name).glob("member-*")):
+        return load_reward(Path(name))
+    config = from_checkpoint(AutoConfig, name, key)
+    if getattr(config, "ostinato", None) is not None and Path(name).is_dir():
+        return RewardModel.load_checkpoint(Path(name))
+    section = RewardModelSection(model=name, max_tokens=max_tokens)
+    return RewardModel.load(section, key=key, trained=True)

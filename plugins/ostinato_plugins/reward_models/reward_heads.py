@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from datasets import Dataset
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -37,13 +38,16 @@ class RewardHeads:
     def train_rm(self, fit: Any, initial: RewardModel, data: Dataset, ctx: Context) -> RewardModel:
         """One forward pass gives all H rewards; the loss is the sum over heads.
 
-        On a frozen body the problem is convex, so the heads' spread shrinks as they train; the
-        spread (mean std over heads, in units of the scores' std) is logged.
+        The first head goes on from the one that the body was trained with. On a frozen body the
+        problem is convex, so the heads' spread shrinks as they train; the spread (mean std over
+        heads, in units of the scores' std) is logged.
         """
         body = fit(initial, data, stop_loss=self.config.body_loss)
         headed = body.with_head(
             ctx.draws, outputs=self.config.heads, purpose=f"reward heads {ctx.member}"
         )
+        with torch.no_grad():
+            headed.model.score.weight[:1] = body.model.score.weight
         trained: RewardModel = fit(
             headed,
             data,

@@ -74,14 +74,29 @@ def test_one_pass_gives_all_heads_and_a_checkpoint_keeps_them(made, tmp_path):
     torch.testing.assert_close(scores.parts, ours.parts, atol=1e-6, rtol=0)
 
 
+def test_the_first_head_goes_on_from_the_one_of_stage_one(kit, comparisons):
+    """UA 4: the other heads are attached beside the original one."""
+    one = kit.make(("reward_heads", STOPS), batch=16, updates=1)
+    fit, starts = one.trainer(), []
+
+    def spy(model, data, **arguments):
+        starts.append(model.model.score.weight.detach())
+        starts.append(fit(model, data, **arguments))
+        return starts[-1]
+
+    one.plugins.one("train_rm", fit=spy, initial=one.initial(), data=comparisons(16), ctx=one.ctx)
+    assert torch.equal(starts[2][:1], starts[1].model.score.weight)
+    assert len(starts[2].unique(dim=0)) == 6
+
+
 def test_members_have_heads_of_their_own(kit, comparisons):
     one = kit.make(("reward_heads", STOPS), batch=16, updates=1)
-    data, heads = comparisons(16), []
+    data, heads = comparisons(16), []  # of both, the first heads begin alike
     for m in (0, 1):
         fit = one.trainer(member=m)
         model = one.plugins.one("train_rm", fit=fit, initial=one.initial(), data=data, ctx=fit.ctx)
         heads.append(model.model.score.weight)
-    assert not torch.equal(*heads)
+    assert not torch.isclose(heads[0][1:], heads[1][1:]).any()
 
 
 @pytest.mark.slow
