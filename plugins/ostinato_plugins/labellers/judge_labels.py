@@ -243,6 +243,8 @@ class Judge:
                 f"plugins.judge_labels.answers: '{one}' and '{other}' are {same} to the judge's "
                 "tokenizer; choose two that it tells apart"
             )
+        if not shared:  # empty responses in a template that has no words of its own
+            raise UserError("plugins.judge_labels.lead: a question has no token before its answer")
         return shared
 
     def _check_length(self, tokens: int) -> None:
@@ -274,7 +276,7 @@ class Judge:
 def loaded(model: str, tokenizer: str | None, dtype: str) -> tuple[Any, Any]:
     """A causal language model and its tokenizer; no code that comes with them is run.
 
-    Raises UserError where either cannot be loaded, or the checkpoint has no language-model head.
+    Raises UserError where either is not there, or the checkpoint has no language-model head.
     """
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     lm, facts = _from_pretrained(
@@ -285,7 +287,11 @@ def loaded(model: str, tokenizer: str | None, dtype: str) -> tuple[Any, Any]:
             f"plugins.judge_labels.model: '{model}' is no causal language model: its checkpoint "
             f"holds no '{lacking[0]}'"
         )
-    return lm, _from_pretrained("AutoTokenizer", tokenizer or model, "tokenizer")
+    name = tokenizer or model
+    words = _from_pretrained("AutoTokenizer", name, "tokenizer")
+    if not words("a", add_special_tokens=False)["input_ids"]:  # made of a bare config
+        raise UserError(f"plugins.judge_labels.tokenizer: '{name}' holds no tokenizer; name one")
+    return lm, words
 
 
 def _from_pretrained(auto: str, name: str, key: str, **arguments: Any) -> Any:
