@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -176,6 +178,28 @@ class PolicyKit:
             log,
             evaluate or (lambda policy, step: None),
         )
+
+
+@dataclass
+class Watched:
+    """An engine as ``train_policy`` hooks see it, with what they asked of it."""
+
+    engine: PolicyTrainer
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    ends: list[Policy] = field(default_factory=list)
+
+    def __call__(self, initial: Policy, reward_model: Reward, **asked: Any) -> Policy:
+        self.runs.append(asked)
+        self.ends.append(self.engine(initial, reward_model, **asked))
+        return self.ends[-1]
+
+    def evaluate(self, policy: Policy, step: int) -> None:
+        self.engine.evaluate(policy, step)
+
+
+def float64(policy: Policy) -> dict[str, NDArray[np.float64]]:
+    """The language model's parameters, tied ones once."""
+    return {n: p.detach().double().numpy().copy() for n, p in policy.lm.named_parameters()}
 
 
 @pytest.fixture(scope="session", name="policies")

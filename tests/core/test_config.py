@@ -163,6 +163,27 @@ def test_paths_are_relative_to_the_run_file(write: Write, monkeypatch: Any) -> N
     assert config.sft.data == str(folder.parent / "elsewhere.jsonl")
 
 
+def test_paths_in_the_settings_of_plugins_are_relative_to_the_run_file_too(write: Write) -> None:
+    path = write(
+        """
+        world: toy
+        plugins: [flip, {one: {data: texts.jsonl, model: org/name, mode: texts.jsonl}}, {two: null}]
+        """
+    )
+    (path.parent / "texts.jsonl").touch()
+    _, (name, settings), two = load_config(path).wanted_plugins
+    here = str(path.parent / "texts.jsonl")
+    assert (name, two) == ("one", ("two", {}))
+    assert settings == {"data": here, "model": "org/name", "mode": "texts.jsonl"}
+
+
+def test_the_folder_of_the_world_is_known_to_the_settings_of_plugins() -> None:
+    changes = ["plugins=[{one: {data: '{world}/prompts.jsonl'}}]", "plugins.one.other='{world}/x'"]
+    ((_, settings),) = load_config("toy", changes).wanted_plugins
+    prompts = load_config("toy").prompts.data
+    assert settings == {"data": prompts, "other": prompts.replace("prompts.jsonl", "x")}
+
+
 MALFORMED = {
     "unknown section": ({"rll": {}}, ["run: rll: unknown key; did you mean 'rl'?"]),
     "unknown key": (

@@ -204,3 +204,53 @@ def test_slerp_is_symmetric() -> None:
     one, other = weights.slerp(base, a, b, 0.3), weights.slerp(base, b, a, 0.7)
     for key in ("body.weight", "body.bias", "scale"):
         torch.testing.assert_close(one[key], other[key])
+
+
+# --- slerp_all, follow, distance ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_slerp_all_takes_in_the_m_th_state_at_one_mth(count: int) -> None:
+    base, *states = (make_state(i) for i in range(count + 1))
+    merged = weights.slerp_all(base, states)
+    for key in ("body.weight", "body.bias"):
+        origin, *points = (state[key].double().numpy() for state in (base, *states))
+        wanted = points[0] - origin
+        for m in range(2, count + 1):
+            wanted = slerp_numpy(wanted, points[m - 1] - origin, 1 / m)
+        np.testing.assert_allclose(merged[key].numpy(), origin + wanted, atol=1e-5)
+    assert merged["body.weight"].data_ptr() != states[0]["body.weight"].data_ptr()
+
+
+def test_slerp_all_of_three_at_right_angles_by_hand() -> None:
+    base = {"w": torch.zeros(3)}
+    states = [{"w": row} for row in 2 * torch.eye(3)]
+    # halfway between the first two, then a third of the way to the last
+    found = weights.slerp_all(base, states)["w"].tolist()
+    flat = 2 * math.cos(math.pi / 6) / math.sqrt(2)
+    assert found == pytest.approx([flat, flat, 2 * math.sin(math.pi / 6)])
+    with pytest.raises(ValueError, match="no states"):
+        weights.slerp_all(base, [])
+
+
+def test_follow_moves_the_anchor_alone_and_passes_over_what_it_lacks() -> None:
+    anchor = torch.nn.ModuleDict({"body": torch.nn.Linear(3, 2)})
+    model = torch.nn.ModuleDict({"head": torch.nn.Linear(2, 1), "body": torch.nn.Linear(3, 2)})
+    start = [p.detach().double().clone() for p in anchor.parameters()]
+    end = [p.detach().double().clone() for p in model["body"].parameters()]
+    for n in range(1, 6):
+        weights.follow(anchor, model, 0.3)
+        kept = 0.7**n  # of the start, in closed form
+        for p, a, b in zip(anchor.parameters(), start, end, strict=True):
+            torch.testing.assert_close(p.detach().double(), kept * a + (1 - kept) * b)
+    for p, b in zip(model["body"].parameters(), end, strict=True):
+        assert torch.equal(p.detach().double(), b)
+
+
+def test_distance_is_over_all_parameters_together() -> None:
+    a, b = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+    with torch.no_grad():
+        a.weight.zero_(), a.bias.fill_(1.0)
+        b.weight.copy_(torch.tensor([[2.0, 4.0]])), b.bias.fill_(5.0)
+    assert weights.distance(a, b) == pytest.approx(6.0)
+    assert weights.distance(a, a) == 0.0
