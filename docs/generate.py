@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import inspect
+import json
 import re
 import statistics
 import types
@@ -24,7 +26,7 @@ import ostinato
 from ostinato import hookspecs
 from ostinato.config import RunConfig
 from ostinato.hookspecs import KINDS
-from ostinato.plugins import activate_one, default_owners, discover, hooks_of, summary_of
+from ostinato.plugins import declared, default_owners, discover, hooks_of, summary_of
 
 DOCS = Path(__file__).parent
 BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n)(.*?)(<!-- /generated -->)", re.DOTALL)
@@ -201,7 +203,7 @@ def first_sentence(doc: str) -> str:
 def plugin(name: str) -> str:
     """The facts of one plugin: what it does, hooks, needs, columns, source."""
     made = plugin_class(name)
-    active = activate_one(name, {}, "docs").instance
+    active = declared(name).instance
     rows = [
         ["hooks", ", ".join(f"[`{h}`](../hooks/{h}.md)" for h in hooks_of(made))],
         ["paper", getattr(made, "paper", "")],
@@ -331,7 +333,16 @@ def measured(plugin: str) -> str:
         if shown:
             title = f"On `world: {world}`, mean ± std over seeds ([all methods](../measured.md)):"
             parts.append(f"{title}\n\n{study_rows({name: runs[name] for name in shown})}")
+        parts += [more for name in own if (more := own_metrics(plugin, runs[name]))]
     return "\n\n".join(parts) or "Not measured yet."
+
+
+def own_metrics(plugin: str, seeds: list[dict[str, str]]) -> str:
+    """What a plugin logged itself at the last evaluation of a variant's runs."""
+    found = [json.loads(row["more"] or "{}") for row in seeds]
+    keys = [key for key in found[0] if key.startswith(f"{plugin}/")]
+    cells = [[f"`{k}`", spread([str(one.get(k, "")) for one in found], ".3f")] for k in keys]
+    return table(["metric", "last evaluation"], cells) if cells else ""
 
 
 def source(path: str, kind: str) -> str:
@@ -340,7 +351,18 @@ def source(path: str, kind: str) -> str:
     return f"```{kind}\n{text}\n```"
 
 
+def _mixing() -> types.ModuleType:
+    """docs/mixing.py, from wherever this file is run."""
+    spec = importlib.util.spec_from_file_location("docs_mixing", DOCS / "mixing.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 MAKERS: dict[str, Callable[..., str]] = {
+    **_mixing().MAKERS,
     "hook": hook,
     "hooks": hooks,
     "measured": measured,
