@@ -273,7 +273,7 @@ MEASURES = {  # column of docs/measured/WORLD.csv -> (heading, format)
     "mmd": ("MMD²", ".2f"),
     "kl": ("KL to SFT", ".2f"),
     "accuracy": ("RM accuracy", ".2f"),
-    "seconds": ("seconds", ".0f"),
+    "seconds": ("CPU seconds", ".0f"),
 }
 WORLDS = ("toy", "quickstart")
 

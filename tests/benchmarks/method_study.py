@@ -181,14 +181,14 @@ class Job:
 
 
 def run_one(job: Job) -> Path:
-    """The run's folder; ``seconds.json`` in it says how long it took, start-up left out."""
+    """The run's folder; ``seconds.json`` in it holds the CPU time it took, start-up left out."""
     import ostinato
 
     done = job.folder / "seconds.json"
     if not done.exists():
-        started = time.perf_counter()
+        started = time.process_time()
         ostinato.run(job.world, job.folder, job.overrides())
-        done.write_text(json.dumps(time.perf_counter() - started), encoding="utf-8")
+        done.write_text(json.dumps(time.process_time() - started), encoding="utf-8")
         print(f"{job.name}, seed {job.seed}: done", flush=True)
     return job.folder
 
