@@ -53,6 +53,11 @@ class RewardFusion:
 
     config: Config
 
+    @property
+    def heads(self) -> int:
+        """Models that R_k has beside members: what a plugin that needs members counts."""
+        return len(self.config.models) + (self.config.own != "none")
+
     @cached_property
     def external(self) -> list[RewardModel]:
         """The reward models that the run file names."""

@@ -188,13 +188,15 @@ def test_a_model_that_is_no_reward_model_ends_the_run_at_its_start(kit, tmp_path
 
 
 def test_a_run_fuses_and_resumes(kit, external, tmp_path):
-    """Cut short in the policy stage of the second iteration: the foreign model is loaded again."""
+    """Cut short in the policy stage of the second iteration: the foreign model is loaded again.
+
+    With it a reward model of one member and one head has the variance that sharpe needs.
+    """
     from ostinato_plugins.rewards.sharpe import Sharpe
 
     settings = [
         "iterations=2",
         f"plugins=[{{reward_fusion: {{models: ['{external}']}}}}, sharpe]",
-        "reward_model.members=2",
         "reward_model.updates=3",
         "prompts.preference=16",
         "prompts.held_out=4",
@@ -216,10 +218,9 @@ def test_a_run_fuses_and_resumes(kit, external, tmp_path):
             ostinato.run("toy", tmp_path / "run", settings)
     run = ostinato.run("toy", tmp_path / "run", settings)
     combined = [r for r in run.metrics if r["kind"] == "actions" and r["stage"] == "combined"]
-    assert [r["actions"]["reward_fusion.combine_rm"] for r in combined] == [3, 3]
+    assert [r["actions"]["reward_fusion.combine_rm"] for r in combined] == [2, 2]
     scales = {r["reward_fusion/std_0"] for r in combined}
     assert len(scales) == 1  # the reference set is D~_1 at both iterations
     trained = [r for r in run.metrics if r["kind"] == "reward_model_trained"][-1]
-    folder = run.directory / "iteration-2" / "reward_model" / "member-0"
-    again = RewardModel.load_checkpoint(folder)
+    again = RewardModel.load_checkpoint(run.directory / "iteration-2" / "reward_model")
     assert again.calibration.__dict__ == trained["calibration"][0]

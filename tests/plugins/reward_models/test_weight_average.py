@@ -21,7 +21,7 @@ def averaged(kit, models):
 def test_every_parameter_is_the_mean_head_included(kit):
     models = [kit.make().initial(seed) for seed in range(3)]
     before = [{n: p.detach().clone() for n, p in m.model.named_parameters()} for m in models]
-    made = averaged(kit, [models[0], combine(models[1:], lambda s: s.mean(1))])
+    made = averaged(kit, models)
     assert isinstance(made, RewardModel)
     assert made.members == [made]  # one forward pass, whatever k is
     for name, p in made.model.named_parameters():
@@ -32,6 +32,20 @@ def test_every_parameter_is_the_mean_head_included(kit):
             for m, b in zip(models, before, strict=True)
         )
     assert "score.weight" in dict(made.model.named_parameters())
+
+
+def test_members_are_averaged_each_over_its_iterations(kit):
+    """Their heads start apart, and the heads of one start cannot be averaged with another's."""
+    models = [kit.make().initial(seed) for seed in range(4)]
+    iterations = [combine(pair, lambda s: s.mean(1)) for pair in (models[:2], models[2:])]
+    made = averaged(kit, iterations)
+    assert len(made.members) == 2
+    for place, member in enumerate(made.members):
+        wanted = [models[place].model.score.weight, models[2 + place].model.score.weight]
+        mean = sum(w.detach().double() for w in wanted) / 2
+        np.testing.assert_allclose(member.model.score.weight.detach(), mean, atol=1e-7)
+    each = [m.score(PROMPTS, RESPONSES, FINISHED) for m in made.members]
+    torch.testing.assert_close(made.score(PROMPTS, RESPONSES, FINISHED), sum(each) / 2)
 
 
 def test_low_precision_is_averaged_in_fp32(kit):
