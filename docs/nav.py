@@ -6,7 +6,7 @@ from typing import Any
 ORDER = (
     *("index", "quickstart", "concepts", "run-files", "run-directory"),
     *("tutorial", "publish", "hooks", "plugins"),
-    *("measured", "methods-and-contract", "wolf-scale", "performance", "reference"),
+    *("mixing", "measured", "methods-and-contract", "wolf-scale", "performance", "reference"),
 )
 TITLES = {"hooks": "Hooks", "plugins": "Methods"}
 

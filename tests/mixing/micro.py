@@ -1,0 +1,151 @@
+"""A micro world: two whole iterations of any mixture in a second or two, and proof of who acted."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ostinato
+from ostinato.errors import Pause
+from ostinato.mixing import Mixing
+from ostinato.plugins import discover
+from ostinato_worlds.toy import PROMPTS
+
+WORLD: dict[str, Any] = {
+    "world": "toy",
+    "iterations": 2,
+    "reward_model": {"updates": 2, "batch": 8, "warmup": 0},
+    "prompts": {"preference": 8, "held_out": 4, "evaluation": 4},
+    "generation": {"max_new_tokens": 10},
+    "rl": {"rollouts": 2, "rollout_size": 8, "minibatch": 8, "epochs": 1},
+    "evaluation": {"every": 2, "samples": 0},
+}
+
+# What a plugin needs to run here, or to do something on eight prompts; {folder} is a scratch one.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "best_of_n": {"n": [2]},
+    "brme": {"heads": 2},
+    "flip": {"lowest": 0.25},  # some labels are flipped, whatever the votes say
+    "judge_labels": {  # the SFT policy judges, in words that it knows
+        "template": "{first} {second} :",
+        "lead": "the soup is",
+        "answers": [" good", " bad"],
+    },
+    "metarm": {"responses": 2},
+    "ptx": {"data": "{folder}/corpus.jsonl", "batch": 4},
+    "reward_fusion": {"models": ["{folder}/reward_model"]},
+    "reward_heads": {"heads": 2},
+    "soft_labels": {"on": "strongest", "share": 0.25},  # likewise some are softened
+    "strength": {"models": 2},
+    "swav": {"prototypes": 4},
+}
+# What it needs of the rest of the run file.
+RUN: dict[str, dict[str, Any]] = {
+    "k_wise": {"preferences": {"responses": 3}},
+    "per_prompt_balance": {"preferences": {"responses": 3}},  # of two, each prompt has one pair
+}
+# plugin.hook whose magnitude may be 0, and why.
+MAY_BE_ZERO = {
+    "from_sft.init_policy": "the distance from the SFT policy, which it starts from",
+}
+
+
+def mixing() -> Mixing:
+    """The built-in plugins."""
+    found = discover().items()
+    return Mixing(name for name, claims in found if any(c.built_in for c in claims))
+
+
+def run_file(mixing: Mixing, listed: Sequence[str], folder: Path) -> dict[str, Any]:
+    """The run file of a mixture."""
+    plugins: list[Any] = [{n: settings_of(n, folder)} if n in SETTINGS else n for n in listed]
+    source = _merged(WORLD, {"plugins": plugins})
+    for name in listed:
+        source = _merged(source, RUN.get(name, {}))
+    whole = [mixing.pool[name] for name in listed]
+    heads = max([getattr(a.instance, "heads", 1) for a in whole], default=1)
+    members = max([a.needs.get("members", 1) for a in whole], default=1)
+    return _merged(source, {"reward_model": {"members": 1 if heads >= members else members}})
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = {k: _merged(below[k], v) for k, v in above.items() if isinstance(below.get(k), dict)}
+    return below | above | both
+
+
+def settings_of(name: str, folder: Path) -> dict[str, Any]:
+    """A plugin's settings; ``folder`` is where the files lie that they name."""
+    settings: dict[str, Any] = _placed(SETTINGS.get(name, {}), folder)
+    return settings
+
+
+def _placed(value: Any, folder: Path) -> Any:
+    if isinstance(value, dict):
+        return {k: _placed(v, folder) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_placed(v, folder) for v in value]
+    return value.replace("{folder}", str(folder)) if isinstance(value, str) else value
+
+
+def furnish(folder: Path) -> None:
+    """Put there what the settings name: a corpus, and a reward model of another run."""
+    made = ostinato.run(WORLD | {"iterations": 1, "seed": 1, "plugins": []}, folder / "furniture")
+    (made.directory / "iteration-1" / "reward_model").rename(folder / "reward_model")
+    prompts = PROMPTS.read_text(encoding="utf-8").splitlines()[:20]
+    lines = (json.dumps({"text": json.loads(line)["prompt"]}) for line in prompts)
+    (folder / "corpus.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+
+def complaints(mixing: Mixing, listed: Sequence[str], folder: Path, out: Path) -> list[str]:
+    """Run a mixture into ``out``; whom the run does not prove to have acted, and how.
+
+    ``folder`` is furnished: see :func:`furnish`.
+    """
+    source = run_file(mixing, listed, folder)
+    for _ in range(1 + WORLD["iterations"]):
+        try:
+            run = ostinato.run(source, out)
+        except Pause:
+            answer_people(out)
+        else:
+            return proof(mixing, listed, run.metrics)
+    return ["the run pauses, though all its labels have come back"]
+
+
+def answer_people(run: Path) -> None:
+    """Do what a person does in a pause: write a label into each line that waits for one."""
+    for file in (run / "labels").glob("*.jsonl"):
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        for row in rows:
+            row["label"] = "first" if len(row["first"]) >= len(row["second"]) else "second"
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        file.write_text(lines, encoding="utf-8")
+
+
+def proof(mixing: Mixing, listed: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What is wrong with the ``actions`` of a run: each plugin acts in each iteration, in each of
+    its hooks, and nobody acts who is neither listed nor the default of a hook."""
+    seen: dict[tuple[str, int], float] = defaultdict(float)
+    for row in rows:
+        for key, magnitude in row.get("actions", {}).items():
+            place = key, row["iteration"]
+            seen[place] = max(seen[place], abs(magnitude))
+    whole = mixing.completed(listed)[0]
+    hooks = {f"{a.name}.{hook}" for a in whole for hook in a.hooks if hook != "observe"}
+    found = [
+        f"{key} acted, and is neither listed nor a default" for key, _ in seen if key not in hooks
+    ]
+    for key in sorted(hooks):
+        for k in range(1, WORLD["iterations"] + 1):
+            first_start = k == 1 and key.endswith(".init_policy")  # only the SFT policy is there
+            if (key, k) not in seen:
+                found.append(f"{key} left no action in iteration {k}")
+            elif seen[key, k] == 0 and key not in MAY_BE_ZERO and not first_start:
+                found.append(f"{key} did nothing in iteration {k}")
+    ends = [row for row in rows if row["kind"] == "iteration"]
+    if len(ends) != WORLD["iterations"]:
+        found.append(f"the run has {len(ends)} finished iterations")
+    return found
