@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ostinato.columns import OVER_RUNS, spread
+from ostinato.columns import OVER_RUNS, number, spread
 from ostinato.console import show
 from ostinato.events import Event
+from ostinato.gold_against_kl import Frontier, frontiers
 from ostinato.report_html import comparison_page, run_page, write_page
 from ostinato.results import Group, groups_of, read_run, titles
 
@@ -33,6 +34,21 @@ def table_of(group: Group) -> Table:
     return table
 
 
+def buckets_of(frontier: Frontier) -> Table:
+    """Gold by bucket of KL, mean and standard deviation over the evaluations of all runs."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("KL")
+    for centre, _, _, _ in frontier.buckets:
+        table.add_column(number(centre, ".2f"), justify="right")
+    columns = [
+        (number(mean, "+.2f"), f"± {number(std, '.2f')}", str(count))
+        for _, mean, std, count in frontier.buckets
+    ]
+    for name, cells in zip(("gold", "", "points"), zip(*columns, strict=True), strict=True):
+        table.add_row(name, *cells)
+    return table
+
+
 def heading_of(group: Group, title: str) -> Text:
     """A group's title, and how many runs of which seeds it holds."""
     count = len(group.runs)
@@ -48,8 +64,11 @@ def report_runs(paths: Sequence[Path], out: Path | None = None) -> None:
     runs = [read_run(path) for path in paths]
     groups = groups_of(runs)
     console = Console(highlight=False)
-    for group, title in zip(groups, titles(groups), strict=True):
+    for group, title, frontier in zip(groups, titles(groups), frontiers(groups), strict=True):
         show(console, "", heading_of(group, title), table_of(group))
+        if frontier.buckets:
+            show(console, buckets_of(frontier))
+        show(console, frontier.words())
     written = [(run.path / "report.html", run_page(run)) for run in runs]
     if out is not None:
         written.append((out, comparison_page(groups, titles(groups))))

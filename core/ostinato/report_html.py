@@ -12,6 +12,7 @@ import yaml
 
 from ostinato.columns import ITERATION, LEGEND, OVER_RUNS, number, readable, spread
 from ostinato.errors import UserError
+from ostinato.gold_against_kl import NONE, Frontier, frontiers
 from ostinato.results import Group, RunRecord
 
 STYLE = """
@@ -36,6 +37,7 @@ pre { background: #fff; border: 1px solid #e3e5e8; border-radius: 8px; padding: 
   overflow-x: auto; font-size: .85rem; }
 summary { cursor: pointer; color: #2b5fa8; }
 """
+KL_AXIS = "KL to the SFT policy (nats per response)"
 COLOURS = {"gold": "#b8860b", "proxy": "#1f77b4", "gap": "#a03070", "mmd": "#2e7d5b"}
 Draw = Callable[[Any], None]
 
@@ -71,13 +73,15 @@ def run_page(run: RunRecord) -> str:
 
 def comparison_page(groups: Sequence[Group], titles: Sequence[str]) -> str:
     """The page that compares groups of runs."""
+    found = frontiers(groups)
     parts = [
         "<h1>Runs compared</h1>",
         '<p class="under">Runs whose settings differ in the seed alone are one group; mean ± '
         "standard deviation over its runs, at each iteration's last evaluation.</p>",
         _group_curves(groups, titles),
+        _frontier_curves(found, titles),
     ]
-    for group, title in zip(groups, titles, strict=True):
+    for group, title, frontier in zip(groups, titles, found, strict=True):
         seeds = ", ".join(map(str, group.seeds))
         folders = ", ".join(str(run.path) for run in group.runs)
         parts += [
@@ -90,6 +94,7 @@ def comparison_page(groups: Sequence[Group], titles: Sequence[str]) -> str:
                     for k in group.iterations
                 ],
             ),
+            _frontier(frontier),
         ]
     parts += [
         "<h2>What the measures mean</h2>",
@@ -170,6 +175,8 @@ def _plugins(run: RunRecord) -> str:
 
 
 def _run_curves(run: RunRecord) -> str:
+    (frontier,) = frontiers([Group([run], {})])
+
     def over_kl(axes: Any) -> None:
         for place, key, name in zip(axes, ("gold_reward", "proxy_reward"), LEGEND, strict=False):
             for k in sorted({row["iteration"] for row in run.evaluations}):
@@ -181,7 +188,9 @@ def _run_curves(run: RunRecord) -> str:
                     color=_shade(COLOURS[name], k, run.config["iterations"]),
                     label=f"iteration {k}",
                 )
-            place.set(xlabel="KL to the SFT policy (nats per response)", ylabel=f"{name} reward")
+            if key == "gold_reward":
+                _fitted_line(place, frontier, "#5b6472")
+            place.set(xlabel=KL_AXIS, ylabel=f"{name} reward")
             place.legend(frameon=False)
 
     def by_iteration(axes: Any) -> None:
@@ -195,9 +204,11 @@ def _run_curves(run: RunRecord) -> str:
             )
             _by_iteration(place, "gap" if key == "gap" else "MMD")
 
-    return _figure(
-        2, over_kl, "Gold and proxy reward against KL, each iteration from left to right."
-    ) + _figure(2, by_iteration, "Gap and MMD at the end of each iteration; 0 is an honest proxy.")
+    over = "Gold and proxy reward against KL, each iteration from left to right."
+    dashed = "Dashed: " if frontier.fit is not None else ""
+    return _figure(2, over_kl, f"{over} {dashed}{frontier.words()}") + _figure(
+        2, by_iteration, "Gap and MMD at the end of each iteration; 0 is an honest proxy."
+    )
 
 
 def _group_curves(groups: Sequence[Group], titles: Sequence[str]) -> str:
@@ -224,6 +235,63 @@ def _group_line(place: Any, group: Group, key: str, colour: str, title: str) -> 
     std = np.array([np.std(v, ddof=1) if len(v) > 1 else 0.0 for _, v in found])
     place.plot(at, mean, marker="o", color=colour, label=title)
     place.fill_between(at, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
+
+
+def _frontier(frontier: Frontier) -> str:
+    """Gold by bucket of KL, and what the fit says."""
+    said = f'<p class="note">{escape(frontier.words())}</p>'
+    if not frontier.buckets:
+        return said
+    rows = [
+        [number(centre, ".2f"), f"{number(mean, '+.2f')} ± {number(std, '.2f')}", str(count)]
+        for centre, mean, std, count in frontier.buckets
+    ]
+    return _numbers(["KL, middle of the bucket", "gold", "evaluations"], rows) + said
+
+
+def _frontier_curves(found: Sequence[Frontier], titles: Sequence[str]) -> str:
+    if not any(frontier.buckets for frontier in found):
+        return f'<p class="note">{escape(NONE)}</p>'
+
+    def draw(axes: Any) -> None:
+        (place,) = axes
+        for i, (frontier, title) in enumerate(zip(found, titles, strict=True)):
+            if frontier.buckets:
+                _frontier_line(place, frontier, f"C{i}", title)
+        place.set(xlabel=KL_AXIS, ylabel="gold")
+        place.axhline(0, color="#c4c8ce", linewidth=0.8, zorder=0)
+        if len(found) > 1:
+            place.figure.legend(loc="outside upper left", frameon=False)
+
+    return _figure(
+        1,
+        draw,
+        "Gold against KL over all evaluations and runs of a group: means in buckets of KL; the "
+        "bands are standard deviations. Dashed: Gao's fit, a cross at its peak if KL got there.",
+    )
+
+
+def _frontier_line(place: Any, frontier: Frontier, colour: str, title: str) -> None:
+    import numpy as np
+
+    at, mean, std, _ = (np.array(column) for column in zip(*frontier.buckets, strict=True))
+    place.plot(at, mean, marker="o", color=colour, label=title)
+    place.fill_between(at, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
+    _fitted_line(place, frontier, colour)
+
+
+def _fitted_line(place: Any, frontier: Frontier, colour: Any) -> None:
+    """Gao's fit as far as KL was seen, dashed."""
+    import numpy as np
+
+    if frontier.fit is None:
+        return
+    largest = max(frontier.kl)
+    at = np.linspace(0, largest, 100)
+    place.plot(at, [frontier.height(kl) for kl in at], color=colour, linestyle="--", linewidth=1)
+    d, gold = frontier.fit.predicted_peak, frontier.fit.predicted_gold
+    if d is not None and d**2 <= largest:
+        place.plot([d**2], [gold], color=colour, marker="x", markersize=8)
 
 
 def _by_iteration(place: Any, name: str) -> None:
@@ -261,7 +329,7 @@ def _figure(panels: int, draw: Draw, caption: str) -> str:
     }
     with mpl.rc_context(settings):
         figure = Figure(figsize=(9.5, 3.4), layout="constrained")
-        draw(figure.subplots(1, panels))
+        draw(figure.subplots(1, panels, squeeze=False)[0])
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()

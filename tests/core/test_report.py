@@ -74,7 +74,7 @@ def test_the_comparison(tmp_path: Path) -> None:
     out = tmp_path / "compare.html"
     report_runs(runs, out)
     text = out.read_text(encoding="utf-8")
-    assert Page(text).tags.count("svg") == 1
+    assert Page(text).tags.count("svg") == 2
     assert "rl.rollouts 4" in text
     assert text.count("+0.25 ± 0.00") == 2 * 2  # gold at first, gap at last, in both groups
 
