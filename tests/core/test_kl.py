@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from ostinato import kl
+from ostinato import kl as kl_module
 from ostinato.errors import NonFiniteError
 from ostinato.kl import estimated_kl, kl_per_response, kl_per_token
+from ostinato.measures import exact_kl
+from rollout_kit import SENTENCES, logprobs, parameters, tables
 
 PROMPTS = [[2, 3], [4], [5, 2, 2], [3, 3], [2, 5], [4, 4, 4], [5], [3]]
 ESTIMATORS = ["k1", "k2", "k3", "exact"]
@@ -75,8 +77,8 @@ def test_kl_does_not_depend_on_how_many_logits_are_held_at_once(policies, monkey
     policy, other = kit.word_policy(2), kit.word_policy(0)
     samples = kit.sample(policy, PROMPTS)
     whole = kl_per_token(policy, other, samples)
-    monkeypatch.setattr(kl, "LOGITS", 1)
-    monkeypatch.setattr(kl, "FORWARD_ROWS", 3)
+    monkeypatch.setattr(kl_module, "LOGITS", 1)
+    monkeypatch.setattr(kl_module, "FORWARD_ROWS", 3)
     torch.testing.assert_close(kl_per_token(policy, other, samples), whole, atol=1e-5, rtol=0)
 
 
@@ -124,3 +126,51 @@ def test_a_broken_reference_is_one_sentence_that_blames_no_plugin(
         kit.engine(PROMPTS)(
             kit.word_policy(2), function_reward(lambda s: s.lengths.float()), reference=reference
         )
+
+
+# --- What each estimator teaches ------------------------------------------------------------------
+
+
+def gradients(theta, reference):
+    """Of the KL of responses; and of next-token KLs at prefixes held fixed, either way round."""
+    found = []
+    for held, reverse in [(False, False), (True, False), (True, True)]:
+        moved = theta.clone().requires_grad_()
+        (first, second), (ref_first, ref_second) = tables(moved), tables(reference)
+        chances = first.exp().detach() if held else first.exp()
+        places = [(1.0, first, ref_first), *zip(chances, second, ref_second, strict=True)]
+        whole = torch.zeros((), dtype=torch.float64)
+        for chance, p, q in places:
+            p, q = (q, p) if reverse else (p, q)
+            whole = whole + chance * (p.exp() * (p - q)).sum()
+        found.append(torch.autograd.grad(whole, moved)[0])
+    return found
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_gradient_of_each_estimator_as_a_reward(estimator):
+    """Over all responses of two tokens, as docs/concepts says; as a loss: the plugin's tests."""
+    theta, reference = parameters(0), parameters(1)
+    moved = theta.clone().requires_grad_()
+    logs, ref = logprobs(moved, SENTENCES), logprobs(reference, SENTENCES)
+    chance = logs.detach().sum(1).exp()
+    if estimator == "exact":
+        (first, second), (ref_first, ref_second) = tables(theta), tables(reference)
+        opening = exact_kl(first[None, None], ref_first[None, None])[0, 0]
+        following = exact_kl(second[None], ref_second[None])[0]
+        kl = torch.stack([opening + following[a] for a, _ in SENTENCES])
+    else:
+        kl = kl_module.ESTIMATES[estimator](logs, ref).sum(1)
+    score_function = (chance * kl.detach() * logs.sum(1)).sum()
+    (found,) = torch.autograd.grad(score_function, moved, retain_graph=True)
+    whole, fixed, reverse = gradients(theta, reference)
+    mean = logs.sum(1).exp() @ (logs - ref).square().sum(1) / 2
+    (of_k2,) = torch.autograd.grad(mean, moved)
+    wanted = {
+        "k1": whole,
+        "k2": of_k2 - fixed,
+        "k3": whole - reverse,
+        "exact": whole - fixed,
+    }[estimator]
+    torch.testing.assert_close(found, wanted, atol=1e-10, rtol=0)
+    assert ((found - whole).abs().max() > 0.1) == (estimator != "k1")

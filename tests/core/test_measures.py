@@ -144,6 +144,22 @@ def test_gae_refuses_bad_input() -> None:
 # --- KL -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("clip", [0.2, None])
+def test_clipped_surrogate_matches_the_loop(rng: np.random.Generator, clip: float | None) -> None:
+    log_ratio, advantages = rng.normal(size=(2, 5, 7))
+    found = measures.clipped_surrogate(torch.tensor(log_ratio), torch.tensor(advantages), clip)
+    for at in np.ndindex(5, 7):
+        ratio = math.exp(log_ratio[at])
+        near = ratio if clip is None else min(max(ratio, 1 - clip), 1 + clip)
+        wanted = min(ratio * advantages[at], near * advantages[at])
+        assert found[at].item() == pytest.approx(wanted)
+
+
+def test_clipped_surrogate_refuses_to_broadcast() -> None:
+    with pytest.raises(ValueError, match="shapes differ"):
+        measures.clipped_surrogate(torch.ones(2, 3), torch.ones(2), 0.2)
+
+
 def test_halves_are_upcast() -> None:
     even = torch.zeros(1, 1, 1000, dtype=torch.bfloat16)  # log 1000 has no bfloat16
     one = even.clone()

@@ -94,8 +94,10 @@ CHECKLIST: dict[str, list[tuple[str, str]]] = {
         (ENGINE, "test_a_nan_from_a_reward_transform_names_its_plugin"),
         (ENGINE, "test_a_nan_in_loss_or_gradient_stops_before_the_step"),
     ],
-    "group sizes that do not fit are refused": [
+    "group baselines with one response a prompt, and sizes that do not fit, are refused": [
         (ENGINE, "test_group_rows_of_one_prompt_stand_together_and_odd_sizes_are_refused"),
+        ("plugins/optimisers/test_rloo.py", "test_settings_out_of_range_are_one_sentence"),
+        ("plugins/optimisers/test_grpo.py", "test_settings_out_of_range_are_one_sentence"),
     ],
     "the logged KL is the KL trained on; exact KL beside it": [
         (ENGINE, "test_the_logged_kl_is_the_kl_that_is_trained_on"),
