@@ -65,8 +65,8 @@ class BRME:
         """
         means, stds = gaussians(logits)
         nominal = means.gather(-1, stds.argmin(-1, keepdim=True)).squeeze(-1)
-        over = {"min": means.amin, "max": means.amax, "mean": means.mean}[integration]
-        score = trade_off * nominal + (1 - trade_off) * over(-1)
+        over = {"min": means.amin(-1), "max": means.amax(-1), "mean": means.mean(-1)}
+        score = trade_off * nominal + (1 - trade_off) * over[integration]
         return Scores(score, means[:, None], stds[:, None])
 
     @hookimpl
