@@ -8,6 +8,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def export(path: Path, rows: Sequence[Mapping[str, str]], ids: Sequence[str]) ->
             os.fsync(file.fileno())
         new.rename(path)
     except OSError as error:
-        new.unlink(missing_ok=True)
+        with suppress(OSError):
+            new.unlink()
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
