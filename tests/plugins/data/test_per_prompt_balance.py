@@ -60,12 +60,12 @@ def test_the_loss_is_the_mean_over_prompts(kit, comparisons):
 def test_effect_prompts_with_many_pairs_do_not_dominate(kit, comparisons):
     """InstructGPT: each prompt counts once, whatever the number of its comparisons.
 
-    8 prompts with 10 pairs each say that b's are good, 32 prompts with one pair each that a's are.
+    8 prompts with 15 pairs each say that b's are good, 40 prompts with one pair each that a's are.
     Counted by pairs the first win, counted by prompts the second.
     """
-    many = comparisons(8, seed=1, responses=5)
+    many = comparisons(8, seed=1, responses=6)
     many = swapped(many, [True] * len(many))
-    data = concatenate_datasets([in_iteration(many, 2), comparisons(32, seed=2)])
+    data = concatenate_datasets([in_iteration(many, 2), comparisons(40, seed=2)])
     held, right = comparisons(64, seed=50), []
     for train in (data, balanced(kit, data)):
         one = kit.make(batch=32, updates=60, lr=1e-2)
@@ -74,5 +74,5 @@ def test_effect_prompts_with_many_pairs_do_not_dominate(kit, comparisons):
         with torch.no_grad():
             score = model(batch.input_ids, batch.mask).score[0][batch.pairs]
         right.append(float((score[:, 0] > score[:, 1]).float().mean()))
-    assert right[0] < 0.35, right
-    assert right[1] > 0.65, right
+    assert right[0] < 0.4, right
+    assert right[1] > 0.6, right
