@@ -92,7 +92,7 @@ def follow(anchor: nn.Module, model: nn.Module, rate: float) -> None:
 def distance(a: nn.Module, b: nn.Module) -> float:
     """Euclidean distance of two models' parameters, all together, tied ones once."""
     pairs = zip(a.parameters(), b.parameters(), strict=True)
-    return sum(float((x - y).square().sum()) for x, y in pairs) ** 0.5
+    return math.sqrt(sum(float((x - y).square().sum()) for x, y in pairs))
 
 
 def _slerp_coefficients(d1: Tensor, d2: Tensor, t: float) -> tuple[float, float]:
