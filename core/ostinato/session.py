@@ -40,7 +40,12 @@ def check(config: RunConfig, where: str) -> Plugins:
     Raises UserError, every complaint a line.
     """
     plugins = activate(config.wanted_plugins, where)
-    found = [*_lacking_members(config, plugins), *_missing(config), *_lacking_gold(config, plugins)]
+    found = [
+        *_lacking_members(config, plugins),
+        *_broken_groups(config, plugins),
+        *_missing(config),
+        *_lacking_gold(config, plugins),
+    ]
     if found:
         raise UserError("\n".join(f"{where}: {complaint}" for complaint in found))
     return plugins
@@ -54,6 +59,17 @@ def _lacking_members(config: RunConfig, plugins: Plugins) -> Iterator[str]:
         yield (
             f"plugin '{asking}' needs at least {members} heads or members, for one reward model "
             "alone has no variance; set reward_model.members, or list a plugin with heads"
+        )
+
+
+def _broken_groups(config: RunConfig, plugins: Plugins) -> Iterator[str]:
+    """Known here where the algorithm is the plugin itself; the engine refuses the others."""
+    owner = plugins.owners["policy_algorithm"]
+    size, k = config.rl.rollout_size, getattr(plugins[owner].instance, "responses_per_prompt", 1)
+    if size % k:
+        yield (
+            f"rl.rollout_size: {size} is no multiple of the {k} responses a prompt of "
+            f"plugin '{owner}'"
         )
 
 

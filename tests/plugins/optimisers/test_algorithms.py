@@ -10,6 +10,7 @@ import torch
 import ostinato
 from kill_runs import Crash, crash_at, differing, outcome
 from ostinato.errors import UserError
+from ostinato.session import check
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "rloo": {"responses": 4},
@@ -91,6 +92,11 @@ def test_the_kl_in_grpos_loss_holds_the_policy(policies, function_reward):
 
 @pytest.mark.parametrize("name", ["rloo", "grpo", "rejection_sampling"])
 def test_groups_that_do_not_fit_are_refused(policies, function_reward, name):
+    settings = ["rl.rollout_size=8", "rl.minibatch=8", f"plugins=[{{{name}: {{responses: 3}}}}]"]
+    said = f"toy: rl.rollout_size: 8 is no multiple of the 3 responses a prompt of plugin '{name}'"
+    with pytest.raises(UserError) as caught:
+        check(ostinato.load_config("toy", settings), "toy")
+    assert str(caught.value) == said
     rl = {"rollouts": 1, "rollout_size": 8, "minibatch": 8}
     kit = policies.make(plugins=[{name: {"responses": 3}}], rl=rl)
     with pytest.raises(UserError, match="8 is no multiple of the algorithm's 3 responses a prompt"):
