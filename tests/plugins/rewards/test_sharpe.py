@@ -170,6 +170,11 @@ def test_heads_or_members_will_do(plugins, members):
     assert check(config, "toy").need("members") == 2
 
 
+def test_members_that_combine_rm_made_one_of_are_told(kit):
+    with pytest.raises(UserError, match="the reward is of one model with one head, which has no"):
+        transformed(kit, batch_of([[[1.0]], [[2.0]]]))
+
+
 def test_one_model_without_heads_is_refused():
     """A single reward model has no variance, and so no KL penalty at all."""
     with pytest.raises(UserError, match="'sharpe' needs at least 2 heads or members"):
