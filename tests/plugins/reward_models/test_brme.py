@@ -164,13 +164,21 @@ def test_what_is_logged_is_the_std_and_the_spread_on_training_responses(made):
 
 
 def test_auxiliary_terms_and_displacements_act_in_both_stages(kit, comparisons):
-    one, _, _ = train(
-        kit, comparisons(16), "simcse", "strength", "flip", updates=2, batch=8, accumulate=2
-    )
+    encode = kit.make().trainer().policy_tokenizer.encode
+    words = ["ab", "cd", "aab"]
+    meta = {"prompt": "x", "prompt_ids": encode("x")[:-1], "responses": words}
+    meta |= {"response_ids": [encode(w) for w in words], "finished": [True] * 3}
+    data = comparisons(16)
+    rows = type(data).from_list([meta] * 4)
+    others, settings = ("simcse", "metarm"), {"batch": 8, "accumulate": 2}
+    one, _, _ = train(kit, data, *others, at={"meta": rows}, **settings)
     for purpose in ("reward model", "brme"):
-        rows = [r for r in one.rows if r["purpose"] == purpose]
-        assert {tuple(r["terms"]) for r in rows} == {("brme", "simcse/contrastive")}
-        assert all(r["terms"]["simcse/contrastive"] > 0 for r in rows)
+        stage = [r for r in one.rows if r["purpose"] == purpose]
+        assert len(stage) == 2
+        for row in stage:
+            assert set(row["terms"]) == {"brme", "simcse/contrastive"}
+            assert row["actions"]["simcse.rm_loss"] > 0
+            assert row["actions"]["metarm.meta_update"] > 0
 
 
 def test_fewer_pairs_than_heads_is_one_sentence(kit, comparisons):
