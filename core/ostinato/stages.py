@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from datasets import Dataset, concatenate_datasets
 from torch import nn
 
 from ostinato.batches import PolicyHandle, PolicyHistory
-from ostinato.errors import UserError
+from ostinato.errors import Pause, UserError
 from ostinato.evaluation import Evaluator
 from ostinato.policy import Policy
 from ostinato.policy_training import PolicyTrainer
@@ -36,6 +37,8 @@ from ostinato.reward_training import RewardTrainer, calibrated, held_out_accurac
 from ostinato.session import Session
 from ostinato.weights import distance
 
+WAITING = "pairs-to-label"  # the name under which pairs are kept while a labeller waits
+
 
 def gather(s: Session, policy: Policy) -> Preferences:
     """D~_k: pairs of the current policy's responses, labelled."""
@@ -43,17 +46,28 @@ def gather(s: Session, policy: Policy) -> Preferences:
     ctx, plugins = s.ctx, s.plugins
     train, held_out = prompts_for(s.prompts.preference, ctx)
     count = plugins.need("meta_responses")
-    with s.backend.autocast():
+
+    def draw() -> Dataset:
         pairs = collect(policy, train, ctx, "preferences")
-        held = collect(policy, held_out, ctx, "held-out preferences") if len(held_out) else None
+        if not len(held_out):
+            return pairs
+        return concatenate_datasets([pairs, collect(policy, held_out, ctx, "held-out preferences")])
+
+    with s.backend.autocast():
+        kept = (s.directory.path / s.name(f"cache-{WAITING}")).exists()
+        pairs = s.cached(WAITING, draw) if kept else draw()
         meta = collect_meta(policy, train, count, ctx) if count else None
-    labelled = label(pairs if held is None else concatenate_datasets([pairs, held]), plugins, ctx)
+    try:
+        labelled = label(pairs, plugins, ctx)
+    except Pause:  # another draw might differ, on another device, from what people see
+        s.cached(WAITING, lambda: pairs)
+        raise
     s.log_actions("preferences")
-    if held is None:
+    if not len(held_out):
         return Preferences(labelled, None, meta)
-    both = range(len(labelled))
+    first = len(pairs) - len(held_out) * math.comb(s.config.preferences.responses, 2)
     return Preferences(
-        labelled.select(both[: len(pairs)]), labelled.select(both[len(pairs) :]), meta
+        labelled.select(range(first)), labelled.select(range(first, len(pairs))), meta
     )
 
 

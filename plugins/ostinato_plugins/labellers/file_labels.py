@@ -164,9 +164,8 @@ def _known_id(row: Mapping[str, Any], known: Mapping[str, Mapping[str, str]], wh
         return name
     digest = name.rpartition("-")[2]
     if all(key in row for key in TEXTS) and identity(0, 0, row).endswith(f"-{digest}"):
-        raise UserError(  # the row is whole, so it is not this run that wrote it, or not this draw
-            f"{where}: id: '{name}' is none of the comparisons that the run draws now; the file "
-            "is of another run, or the run goes on with another device, dtype or thread count"
+        raise UserError(  # the row is whole, so this run did not write it
+            f"{where}: id: '{name}' is none of the run's comparisons; the file is of another run"
         )
     hint = _near(name, known) or "; restore the one that the run wrote"
     raise UserError(f"{where}: id: '{name}' is none of the run's{hint}")

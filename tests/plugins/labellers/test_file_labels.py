@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import ostinato
 from kill_runs import Crash, crash_at, differing, outcome
-from ostinato import Pause, UserError, load_config
+from ostinato import Pause, UserError, load_config, stages
 from ostinato.cli import app
 from ostinato.session import check
 
@@ -284,12 +284,11 @@ def test_what_is_no_file_of_labels(desk, text, words):
     assert words in desk.refused()
 
 
-def test_pairs_that_came_out_otherwise_are_refused_not_misread(desk):
-    """A run that goes on with another device draws other texts."""
+def test_labels_of_another_run_are_refused_not_misread(desk):
     desk.fill("first", "first", "first")
     desk.data = desk.data.map(lambda row: {"second": row["second"] + "!"})
     said = desk.refused()
-    assert "is none of the comparisons that the run draws now; the file is of another run" in said
+    assert "is none of the run's comparisons; the file is of another run" in said
 
 
 def test_a_folder_that_cannot_be_written(kit, tmp_path):
@@ -414,6 +413,24 @@ def test_gold_is_null_everywhere_and_the_report_is_made(whole):
     assert "–" in shown.stdout  # the gold column
     assert (out / "report.html").stat().st_size > 1000
     (out / "report.html").unlink()
+
+
+def test_the_pairs_that_people_see_are_not_drawn_again(whole, tmp_path, monkeypatch):
+    """They might come out otherwise: here every response would, as on another device."""
+    out = tmp_path / "run"
+    with pytest.raises(Pause):
+        ostinato.run(PEOPLE, out, SMALL)
+    give_labels(out)
+
+    def another(policy, prompts, ctx, purpose):
+        assert ctx.iteration > 1, "the pairs of iteration 1 were drawn again"
+        return collect(policy, prompts, ctx, purpose)
+
+    collect = stages.collect
+    monkeypatch.setattr(stages, "collect", another)
+    _, pauses = live(out)
+    assert pauses == 1
+    assert differing(outcome(out), whole[0]) == []
 
 
 def test_python_is_told_by_an_exception(tmp_path):
