@@ -148,6 +148,16 @@ def test_probabilities_are_those_of_the_definition(kit, family, answers, tmp_pat
         assert made == pytest.approx(expected, abs=1e-4)
 
 
+def test_bf16_weights_are_close(kit, tmp_path):
+    random_lm("gpt_neox").save_pretrained(tmp_path)
+    ByT5Tokenizer(extra_ids=0).save_pretrained(tmp_path)
+    settings = {**SHORT, "model": str(tmp_path), "temperature": 0.1}
+    exact, rough = (judged(kit, pairs(), **settings, dtype=kind)[0] for kind in ("fp32", "bf16"))
+    assert (exact != rough).all()
+    assert rough == pytest.approx(exact, abs=0.1)
+    assert np.corrcoef(exact, rough)[0, 1] > 0.95
+
+
 def test_one_token_answers_are_read_once(kit):
     """Both answers follow the same text: one forward row an order, though two probabilities."""
     tokenizer = ByT5Tokenizer(extra_ids=0)
