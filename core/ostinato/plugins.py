@@ -168,6 +168,8 @@ def activate_one(
         raise UserError(f"{where}: plugins.{name} has no settings, but got {given}")
     try:
         config = schema.model_validate(dict(settings)) if schema is not None else None
+    except UserError as error:  # of a validator that reads what a setting names
+        raise UserError(f"{where}: {error}") from None
     except ValidationError as error:
         assert schema is not None
         lines = describe_errors(error, schema, where, f"plugins.{name}")

@@ -168,7 +168,7 @@ def test_what_is_wrong_with_the_corpus_is_one_sentence_at_check(tmp_path, conten
     path = tmp_path / "none.jsonl"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(UserError, match=rf"^(test: )?plugins\.ptx.*{said}") as caught:
+    with pytest.raises(UserError, match=rf"^test: plugins\.ptx.*{said}") as caught:
         activate([("ptx", {"data": str(path), **settings})], "test")
     assert "\n" not in str(caught.value)
 
