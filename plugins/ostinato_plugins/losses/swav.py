@@ -48,7 +48,7 @@ class SwAV:
         self, batch: PreferenceBatch, outputs: RMOutputs, ctx: Context
     ) -> dict[str, Tensor]:
         """beta times the mean over rows of l(h_t, q_s) + l(h_s, q_t), nats."""
-        prototypes = normalize(outputs.modules["swav"].weight, dim=-1)  # (K, D)
+        prototypes = normalize(outputs.modules["swav"].get_parameter("weight"), dim=-1)  # (K, D)
         rows = [
             batch.differences(h) if self.config.samples == "difference" else h
             for h in outputs.hidden
