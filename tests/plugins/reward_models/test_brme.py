@@ -367,7 +367,7 @@ def test_effect_the_std_falls_where_data_is_plentiful(kit, comparisons, seed):
     """B.1: each step on a response lowers its std. Untrained, both regions have the same one."""
     data, fresh = unfinished(comparisons(64, seed=seed)), comparisons(48, seed=100 + seed)
     ratio = []
-    for updates in (1, 60):
+    for updates in (1, 45):
         _, model, _ = train(kit, data, seed=seed, updates=updates, batch=8, lr=5e-4, random=WIDE)
 
         def std(letters, model=model):
@@ -376,7 +376,7 @@ def test_effect_the_std_falls_where_data_is_plentiful(kit, comparisons, seed):
 
         ratio.append(np.mean([std("QRST"), std("{}~#")]) / std("abcd"))
     assert 0.7 < ratio[0] < 1.4
-    assert ratio[1] > 2.5
+    assert ratio[1] > 2
 
 
 # --- A run ----------------------------------------------------------------------------------------
