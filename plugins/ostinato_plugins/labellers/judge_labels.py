@@ -46,8 +46,8 @@ class JudgeLabels:
         model_config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
         model: str | None = Field(
             None,
-            description="hub name or path (from where the command runs) of the causal language "
-            "model that judges; the run's own SFT policy when left out",
+            description="hub name or path of the causal language model that judges; the run's own "
+            "SFT policy when left out",
         )
         tokenizer: str | None = Field(
             None, description="hub name or path; the model's own when left out"
