@@ -137,7 +137,7 @@ VARIANTS = {
         "{rejection_sampling: {select: overall}}", "rejection_sampling"
     ),
     "adaptive_kl": variant("adaptive_kl"),
-    "ptx": variant('{ptx: {data: "{world}/corpus.jsonl"}}', "ptx"),
+    "ptx": variant('{ptx: {data: "{world}/corpus.jsonl", prompt: prompt}}', "ptx"),
     "kl.estimator k2": variant("", "", overrides=("kl.estimator=k2",)),
     "kl.estimator k3": variant("", "", overrides=("kl.estimator=k3",)),
     "kl.estimator exact": variant("", "", overrides=("kl.estimator=exact",)),
