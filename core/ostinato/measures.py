@@ -122,7 +122,7 @@ def kl_k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """rho - 1 - log rho with rho = pi_ref / pi, nats per token: unbiased and never negative.
 
-    GRPO's loss term (Shao et al. 2024, arXiv 2402.03300, equation 4). Infinite in float32 once
+    A loss term of Shao et al. 2024 (arXiv 2402.03300, equation 4). Infinite in float32 once
     log rho passes 88. Shapes, source and what is raised: as kl_k1.
     """
     log_ratio = -kl_k1(logprobs, ref_logprobs)
