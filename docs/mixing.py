@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 from ostinato.hookspecs import KINDS
@@ -22,6 +23,7 @@ NEEDS = {
 }
 
 
+@cache
 def pool() -> Mixing:
     """The built-in plugins."""
     found = discover().items()

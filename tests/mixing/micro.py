@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ostinato
+from ostinato.config import merged
 from ostinato.errors import Pause
 from ostinato.mixing import Mixing
 from ostinato.plugins import discover
@@ -62,18 +63,13 @@ def mixing() -> Mixing:
 def run_file(mixing: Mixing, listed: Sequence[str], folder: Path) -> dict[str, Any]:
     """The run file of a mixture."""
     plugins: list[Any] = [{n: settings_of(n, folder)} if n in SETTINGS else n for n in listed]
-    source = _merged(WORLD, {"plugins": plugins})
+    source = merged(WORLD, {"plugins": plugins})
     for name in listed:
-        source = _merged(source, RUN.get(name, {}))
+        source = merged(source, RUN.get(name, {}))
     whole = [mixing.pool[name] for name in listed]
     heads = max([getattr(a.instance, "heads", 1) for a in whole], default=1)
     members = max([a.needs.get("members", 1) for a in whole], default=1)
-    return _merged(source, {"reward_model": {"members": 1 if heads >= members else members}})
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    both = {k: _merged(below[k], v) for k, v in above.items() if isinstance(below.get(k), dict)}
-    return below | above | both
+    return merged(source, {"reward_model": {"members": 1 if heads >= members else members}})
 
 
 def settings_of(name: str, folder: Path) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""The fixed mixture with two members, cut short, resumed and read again: what lies between."""
+
+from __future__ import annotations
+
+import pytest
+
+import ostinato
+from kill_runs import Crash, crash_at, differing, outcome
+from mixing import covering, micro
+from ostinato.reward_model import load_reward
+
+MIXING = micro.mixing()
+LISTED = covering.fixed_set(MIXING)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """The fixed mixture, with members beside the heads."""
+    made = micro.run_file(MIXING, LISTED, tmp_path_factory.mktemp("furnished"))
+    return made | {"reward_model": made["reward_model"] | {"members": 2}, "checkpoint_every": 1}
+
+
+@pytest.fixture(scope="module")
+def run(source, tmp_path_factory):
+    return ostinato.run(source, tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.mark.parametrize("share", [0.4, 0.9])
+def test_cut_short_and_resumed_it_ends_as_if_it_never_stopped(run, source, share, tmp_path):
+    """Votes, displacements, dropout, two stages of heads: nothing of one method eats another's."""
+    lines = len(outcome(run.directory))
+    with crash_at(int(share * lines)), pytest.raises(Crash):
+        ostinato.run(source, tmp_path / "cut")
+    ostinato.run(source, tmp_path / "cut")
+    assert differing(outcome(tmp_path / "cut"), outcome(run.directory)) == []
+
+
+def test_members_are_trained_apart_and_votes_plainly(run):
+    """The voters of ``strength`` see neither the auxiliary terms nor the displacement."""
+    rows = [r for r in run.metrics if r["kind"] == "reward_model" and r["iteration"] == 1]
+    votes = [r for r in rows if r["purpose"].startswith("strength")]
+    assert {r["purpose"] for r in votes} == {"strength 0", "strength 1"}
+    assert {tuple(r["terms"]) for r in votes} == {("brme",)}
+    trained = [r for r in rows if r not in votes]
+    assert {r["member"] for r in trained} == {0, 1}
+    assert {tuple(r["terms"]) for r in trained} == {("brme", "simcse/contrastive")}
+    first = {r["member"]: r["terms"]["brme"] for r in reversed(trained) if r["step"] == 1}
+    assert first[0] != first[1]
+
+
+def test_sharpe_scales_the_penalty_by_the_variance(run):
+    rows = [r for r in run.metrics if r["kind"] == "policy"]
+    assert rows
+    for row in rows:
+        assert row["kl_scale"] > 0
+        assert row["kl_scale"] != 1.0
+
+
+def test_reward_models_come_back_from_the_run_folder(run):
+    """Two members of two heads each, with the calibration that the log names."""
+    for k in (1, 2):
+        again = load_reward(run.directory / f"iteration-{k}" / "reward_model")
+        logged = [r for r in run.metrics if r["kind"] == "reward_model_trained"][k - 1]
+        assert [m.calibration.__dict__ for m in again.members] == logged["calibration"]
+        scores = again.score_text(["the soup :"], ["it was good ."], [True])
+        assert scores.parts.shape[:2] == (1, 2)
+        assert scores.parts.shape[2] == micro.SETTINGS["brme"]["heads"]
+
+
+def test_every_method_acts_with_members_too(run):
+    assert micro.proof(MIXING, LISTED, run.metrics) == []
