@@ -9,7 +9,6 @@ import pytest
 import torch
 from datasets import Dataset
 
-from ostinato.reward_training import calibrated
 from ostinato_plugins.meta.metarm import difference_objective
 
 
@@ -94,27 +93,45 @@ def test_it_asks_for_its_responses(kit):
     assert kit.make(("metarm", {"responses": 6})).plugins.need("meta_responses") == 6
 
 
-@pytest.mark.slow
-def test_effect_scores_differ_more_on_the_policy_s_own_responses(kit, comparisons):
-    """Secrets of RLHF II, figure 16: MetaRM's scores differ more under a new distribution.
+def raw_scores(model, rows):
+    """Raw scores (prompts, k), with gradients."""
+    tokens = [
+        (prompt, response)
+        for prompt, responses in zip(rows["prompt_ids"], rows["response_ids"], strict=True)
+        for response in responses
+    ]
+    ids, mask, _ = model.joined(*zip(*tokens, strict=True))
+    return model(ids, mask).score[0].view(len(rows), -1)
 
-    The policy's responses are of other letters than the pairs. The mean |r_i - r_j| of calibrated
-    scores on such responses to held-out prompts, over three seeds, grows by more than a third. In a
-    world this small it costs accuracy on the old distribution (measured: .98 to .82), and with a
-    milder shift of letters there was no gain: the paper's claim of no loss is not shown here.
+
+def test_effect_the_displaced_point_tells_shifted_responses_apart(kit, comparisons):
+    """Figure 16 where it holds: at theta' scores of shifted responses differ more than at theta.
+
+    For each of five reward models J rises on the meta batch, and for at least four (and on average)
+    J and the mean difference rise on the same distribution's responses to other prompts. Of the
+    *trained* model the figure's claim is not shown: docs/plugins/metarm.md has what was measured.
     """
-    spread = {}
-    for plugins in ((), (("metarm", {"eta": 0.1}),)):
-        found = []
-        for seed in range(3):
-            one = kit.make(*plugins, batch=16, updates=40)
-            data, meta = comparisons(64, seed=seed), meta_rows(kit, 64, seed + 100)
-            fit = one.trainer(meta if plugins else None)
-            model = calibrated(fit(one.initial(seed), data), data, fit.policy_tokenizer)
-            held = meta_rows(kit, 48, seed + 200)
-            scores = torch.stack(
-                [model.score([r["prompt"]] * 4, r["responses"], r["finished"]) for r in held]
-            )
-            found.append((scores[:, :, None] - scores[:, None]).abs().sum().item() / 12 / 48)
-        spread[len(plugins)] = np.mean(found)
-    assert spread[1] > 1.33 * spread[0], spread
+    gains = []
+    for seed in range(5):
+        one = kit.make(("metarm", {"eta": 1e-4}))
+        model = kit.make(batch=16, updates=10).trainer()(one.initial(seed), comparisons(64, seed))
+        meta, held = meta_rows(kit, 16, seed + 100), meta_rows(kit, 48, seed + 200)
+        parameters = dict(model.named_parameters())
+        arguments = {"parameters": parameters, "loss": None, "meta_batch": meta, "ctx": one.ctx}
+        displaced = one.plugins.call(
+            "metarm", "meta_update", score=lambda m=model, r=meta: raw_scores(m, r), **arguments
+        )
+        with torch.no_grad():
+            before = [raw_scores(model, rows).double() for rows in (meta, held)]
+            for name, by in displaced.items():
+                parameters[name].add_(by)
+            after = [raw_scores(model, rows).double() for rows in (meta, held)]
+        own, other = (
+            objective(a.numpy()) - objective(b.numpy()) for a, b in zip(after, before, strict=True)
+        )
+        spread = [(s[:, :, None] - s[:, None]).abs().mean().item() for s in (before[1], after[1])]
+        assert own > 0, seed
+        gains.append([other, spread[1] - spread[0]])
+    gains = np.array(gains)
+    assert ((gains > 0).sum(0) >= 4).all(), gains
+    assert (gains.mean(0) > 0.003).all(), gains
