@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-from ostinato.mixing import Mixing
+from ostinato.mixing import Mixing, ordered
 
 Pair = tuple[str, str]
 # The mixture that the methods' authors would most likely ask for, all in one run.
@@ -66,7 +66,10 @@ def _best(mixing: Mixing, row: set[str], inside: set[str], left: set[Pair]) -> s
 
 
 def random_sets(mixing: Mixing, count: int, seed: int = 0) -> list[list[str]]:
-    """Sets of 6 to 14 plugins, drawn one by one from those that may still join; then the fixed."""
+    """Sets of 6 to 14 plugins and whom they need, in any order that works; then the fixed set.
+
+    Drawn one by one from those that may still join.
+    """
     draw = random.Random(seed)
     rows = []
     for _ in range(count - 1):
@@ -74,7 +77,9 @@ def random_sets(mixing: Mixing, count: int, seed: int = 0) -> list[list[str]]:
         for name in draw.sample(sorted(mixing.pool), len(mixing.pool)):
             if len(row) < size and not mixing.conflict(*row, name):
                 row.add(name)
-        rows.append(mixing.listed(row))
+        listed = mixing.listed(row)
+        draw.shuffle(listed)
+        rows.append([a.name for a in ordered([mixing.pool[name] for name in listed])])
     return [*rows, fixed_set(mixing)]
 
 
