@@ -111,7 +111,9 @@ class PolicyUpdate:
     def _terms(self, part: Rollout, outputs: PolicyOutputs, ctx: Context) -> dict[str, Tensor]:
         """The algorithm's terms, then those of every plugin with ``policy_loss``."""
         terms = self.algorithm.loss(part, outputs)
-        for name, extra in self.plugins.each("policy_loss", batch=part, outputs=outputs, ctx=ctx):
+        with self.backend.autocast():  # a term may take forward passes of its own
+            answers = list(self.plugins.each("policy_loss", batch=part, outputs=outputs, ctx=ctx))
+        for name, extra in answers:
             terms |= {f"{name}/{term}": value for term, value in extra.items()}
             magnitude = sum(abs(float(value.detach())) for value in extra.values())
             self.plugins.acted(name, "policy_loss", magnitude)

@@ -57,3 +57,19 @@ def test_bf16_bounds_the_ratio_of_the_first_minibatch(policies, function_reward)
     optimise(kit.policy(), function_reward(lambda s: s.lengths.float()))
     assert kit.rows[0]["kl"] == 0.0
     assert kit.rows[0]["terms"]["log/ratio"] == pytest.approx(1.0, abs=0.02)
+
+
+def test_terms_of_the_policy_loss_are_in_bf16_too(policies, function_reward, monkeypatch):
+    kit = policies.make(
+        "llama", ["ppo"], rl={"rollouts": 1, "rollout_size": 4, "minibatch": 4, "epochs": 1}
+    )
+    kit.config.backend.dtype = "bf16"
+    seen, each = [], kit.plugins.each
+
+    def watched(hook, **arguments):
+        seen.extend([(torch.ones(2, 2) @ torch.ones(2, 2)).dtype] * (hook == "policy_loss"))
+        yield from each(hook, **arguments)
+
+    monkeypatch.setattr(kit.plugins, "each", watched)
+    kit.engine([[100, 101]])(kit.policy(), function_reward(lambda s: s.lengths.float()))
+    assert seen == [torch.bfloat16]
