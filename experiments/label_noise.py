@@ -41,6 +41,7 @@ from ostinato.context import Context
 from ostinato.draws import Draws
 from ostinato.models import load_tokenizer
 from ostinato.plugins import Plugins, activate
+from ostinato.policy import Policy
 from ostinato.preferences import refine_data
 from ostinato.reward_model import RewardModel
 from ostinato.reward_training import RewardTrainer, held_out_accuracy
@@ -107,6 +108,10 @@ def words(count: int, seed: int) -> Dataset:
     return Dataset.from_list(rows)
 
 
+def _no_policy() -> Policy:
+    raise AssertionError("there is no policy here")
+
+
 @dataclass
 class World:
     """Reward models trained from one start, in memory; the votes are kept."""
@@ -118,7 +123,7 @@ class World:
         self.backend = Backend(self.config.backend)
         self.draws = Draws(self.seed, 1)
         self.tokenizer = load_tokenizer(self.config.policy, "policy")
-        handle = PolicyHandle("sft", lambda: None)  # nothing here asks for a policy
+        handle = PolicyHandle("sft", _no_policy)
         self.ctx = Context(self.config, self.draws, self.backend.device, handle, iteration=1)
         self.votes: dict[str, Dataset] = {}
         with self.draws.forked("body"):
@@ -242,8 +247,8 @@ def draw_figure(rows: list[Row]) -> Figure:
     left.axhline(0, color="black", lw=0.8)
     left.set(title="Strength (figure 2)", ylabel="score difference")
     for values, colour, text in (
-        (1 - by_group("wrong"), GREEN, "labels that are right"),
-        (by_group("accuracy"), RED, "accuracy when trained on it"),
+        (1 - by_group("wrong"), GREEN, "right labels"),
+        (by_group("accuracy"), RED, "accuracy if trained on it"),
     ):
         middle.errorbar(
             groups,
@@ -260,7 +265,8 @@ def draw_figure(rows: list[Row]) -> Figure:
     for axis in (left, middle):
         axis.set(xlabel="group of pairs, by rising strength", xticks=groups)
         axis.set_xticklabels([str(g + 1) for g in groups])
-        axis.legend(fontsize=8)
+    left.legend(fontsize=8)
+    middle.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.2))
     treated = [r for r in rows if r["kind"] == "treatment"]
     names = list(dict.fromkeys(str(r["name"]) for r in treated))[::-1]
     for place, name in enumerate(names):
@@ -271,6 +277,7 @@ def draw_figure(rows: list[Row]) -> Figure:
         right.plot(values.mean(), place, "|", ms=18, mew=2.5, color=colour)
     right.set(title="Held-out accuracy (figure 5)", xlabel="share of clean pairs in gold's order")
     right.set(yticks=range(len(names)), yticklabels=names)
+    right.locator_params(axis="x", nbins=5)
     return figure
 
 

@@ -59,7 +59,7 @@ class OneToken:
     epochs: int = 4
     lr: float = 1e-2
     value_lr: float = 0.1
-    optimiser: type[torch.optim.Optimizer] = torch.optim.Adam
+    optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
     value: float = 0.0
 
     def __post_init__(self) -> None:

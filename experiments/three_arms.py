@@ -85,8 +85,10 @@ def closed_form(reward: Array, variance: Array, policy: str, beta: float) -> Arr
     if policy in ("theorem", SHIFTED):
         tilt = (reward - SHIFT * (policy == SHIFTED)) / (beta * variance)
         pi: Array = np.exp(tilt - tilt.max())
-        return pi / pi.sum()
-    return tilted(reward[None], variance, np.array([[1 / beta]]))[0]
+        pi /= pi.sum()
+    else:
+        pi = tilted(reward[None], variance, np.array([[1 / beta]]))[0]
+    return pi
 
 
 def at_kl(reward: Array, variance: Array, policy: str, kl: float = KL) -> tuple[float, Array]:
