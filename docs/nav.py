@@ -6,7 +6,8 @@ from typing import Any
 ORDER = (
     *("index", "quickstart", "concepts", "run-files", "run-directory"),
     *("tutorial", "publish", "hooks", "plugins"),
-    *("mixing", "measured", "methods-and-contract", "wolf-scale", "performance", "reference"),
+    *("mixing", "measured", "experiments", "methods-and-contract"),
+    *("wolf-scale", "performance", "reference"),
 )
 TITLES = {"hooks": "Hooks", "plugins": "Methods"}
 
