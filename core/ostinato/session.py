@@ -45,6 +45,7 @@ def check(config: RunConfig, where: str) -> Plugins:
         *_broken_groups(config, plugins),
         *_missing(config),
         *_lacking_gold(config, plugins),
+        *_refused(config, plugins),
     ]
     if found:
         raise UserError("\n".join(f"{where}: {complaint}" for complaint in found))
@@ -110,6 +111,13 @@ def _lacking_gold(config: RunConfig, plugins: Plugins) -> Iterator[str]:
             f"labels come from plugin '{owner}', which needs a gold model; set gold.model, or "
             "list a labeller that needs none"
         )
+
+
+def _refused(config: RunConfig, plugins: Plugins) -> Iterator[str]:
+    """What plugins themselves cannot work with in the rest of the run file."""
+    for one in plugins.active:
+        if hasattr(one.instance, "check_run"):
+            yield from one.instance.check_run(config)
 
 
 def looks_local(data: str) -> bool:

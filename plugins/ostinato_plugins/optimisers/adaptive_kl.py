@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ostinato import Context, UserError, hookimpl
+from ostinato import Context, RunConfig, hookimpl
 
 
 class AdaptiveKL:
@@ -20,7 +21,9 @@ class AdaptiveKL:
         model_config = ConfigDict(extra="forbid")
         target: float = Field(6.0, gt=0, description="KL to hold, nats per response")
         horizon: float = Field(
-            10000.0, gt=0, description="responses in which an error of 1 would double it (paper)"
+            10000.0,
+            gt=0,
+            description="responses in which an error of 1 would double it (the paper's code)",
         )
 
     config: Config
@@ -32,26 +35,24 @@ class AdaptiveKL:
     def kl_coefficient(self, kl: float | None, ctx: Context) -> float:
         """beta (1 + e n / horizon), e = clip(KL / target - 1, -.2, .2), n responses a rollout.
 
-        Each policy starts from ``kl.coefficient``. Raises UserError where that is 0, which no
-        factor changes, and where the horizon is so short that a factor could be 0 or less.
+        Each policy starts from ``kl.coefficient``.
         """
-        share = ctx.config.rl.rollout_size / self.config.horizon
         if kl is None:
-            self.coefficient = self._start(ctx.config.kl.coefficient, share)
+            self.coefficient = ctx.config.kl.coefficient
             return self.coefficient
         error = min(0.2, max(-0.2, kl / self.config.target - 1))
-        self.coefficient *= 1 + error * share
+        self.coefficient *= 1 + error * ctx.config.rl.rollout_size / self.config.horizon
         return self.coefficient
 
-    def _start(self, coefficient: float, share: float) -> float:
-        if coefficient == 0:
-            raise UserError("kl.coefficient: is 0, which plugin 'adaptive_kl' cannot raise")
-        if share >= 5:
-            raise UserError(
+    def check_run(self, config: RunConfig) -> Iterator[str]:
+        """No factor changes a coefficient of 0, and a short horizon's could be 0 or less."""
+        if config.kl.coefficient == 0:
+            yield "kl.coefficient: is 0, which plugin 'adaptive_kl' cannot raise"
+        if config.rl.rollout_size >= 5 * self.config.horizon:
+            yield (
                 f"plugins.adaptive_kl.horizon: {self.config.horizon:g} is no more than a fifth of "
                 "rl.rollout_size; one rollout could turn the coefficient's sign"
             )
-        return coefficient
 
     def state_dict(self) -> dict[str, Any]:
         """The coefficient."""

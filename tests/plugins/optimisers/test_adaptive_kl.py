@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from ostinato.config import load_config
 from ostinato.errors import UserError
 from ostinato.plugins import activate
+from ostinato.session import check
 
 
 def controller(**settings):
@@ -82,11 +84,22 @@ def test_settings_out_of_range_are_one_sentence(settings):
     assert "\n" not in str(caught.value)
 
 
-def test_a_coefficient_of_0_is_refused():
-    with pytest.raises(UserError, match=r"^kl\.coefficient: is 0, which plugin 'adaptive_kl'"):
-        ask(controller(), None, 0, context(0.0))
+SAID = {
+    "kl.coefficient=0": "kl.coefficient: is 0, which plugin 'adaptive_kl' cannot raise",
+    "plugins=[{adaptive_kl: {horizon: 10}}]": "plugins.adaptive_kl.horizon: 10 is no more than a "
+    "fifth of rl.rollout_size; one rollout could turn the coefficient's sign",
+}
 
 
-def test_a_horizon_that_could_turn_the_sign_is_refused():
-    with pytest.raises(UserError, match=r"^plugins\.adaptive_kl\.horizon: 10 is no more than a fi"):
-        ask(controller(horizon=10), None, 0, context(rollout_size=64))
+@pytest.mark.parametrize("setting", SAID)
+def test_what_it_could_not_steer_is_refused_before_anything_is_computed(setting):
+    settings = ["rl.rollout_size=64", "plugins=[adaptive_kl]", setting]
+    with pytest.raises(UserError) as caught:
+        check(load_config("toy", settings), "toy")
+    assert str(caught.value) == f"toy: {SAID[setting]}"
+
+
+def test_the_shortest_horizon_keeps_the_sign():
+    plugins = check(load_config("toy", ["plugins=[{adaptive_kl: {horizon: 12.9}}]"]), "toy")
+    ask(plugins, None, 0)
+    assert 0 < ask(plugins, -100.0, 1) < 0.01 * 0.1  # 1 - .2 * 64 / 12.9 of it is left
