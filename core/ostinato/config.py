@@ -420,7 +420,7 @@ def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which ``1e-5`` is a number and a key that stands twice is an error."""
+    """YAML in which ``1e-5`` is a number, ``on`` a key, and a key that stands twice an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -430,6 +430,8 @@ class Loader(yaml.SafeLoader):
                     None, None, f"key '{key.value}' stands twice", key.start_mark
                 )
             seen.add(str(key.value))
+            if key.tag == "tag:yaml.org,2002:bool":  # a setting is called `on`, none `true`
+                key.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep)
 
 
@@ -543,14 +545,19 @@ def _anchor_paths(settings: dict[str, Any], folder: Path) -> None:
     listed = settings.get("plugins")
     for entry in listed if isinstance(listed, list) else ():
         parts += entry.values() if isinstance(entry, dict) else ()
+
+    def anchored(value: Any) -> Any:
+        if isinstance(value, list):
+            return [anchored(one) for one in value]
+        if not isinstance(value, str):
+            return value
+        path = folder / Path(value).expanduser()
+        return str(path.resolve()) if value.startswith((".", "~")) or path.exists() else value
+
     for part in parts:
-        for key in ("model", "tokenizer", "data") if isinstance(part, dict) else ():
-            value = part.get(key)  # type: ignore[union-attr]
-            if not isinstance(value, str):
-                continue
-            path = folder / Path(value).expanduser()
-            if value.startswith((".", "~")) or path.exists():
-                part[key] = str(path.resolve())  # type: ignore[index]
+        for key in ("model", "models", "tokenizer", "data") if isinstance(part, dict) else ():
+            if key in part:  # type: ignore[operator]
+                part[key] = anchored(part[key])  # type: ignore[index]
 
 
 def _fields_at(schema: type[BaseModel], path: Sequence[Any]) -> list[str]:

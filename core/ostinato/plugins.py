@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -174,7 +175,18 @@ def activate_one(
         assert schema is not None
         lines = describe_errors(error, schema, where, f"plugins.{name}")
         raise UserError("\n".join(lines)) from None
+    if config is not None and (found_out := list(_misread(settings, config))):
+        raise UserError("\n".join(f"{where}: plugins.{name}.{fault}" for fault in found_out))
     return _made(found, made, config)
+
+
+def _misread(given: Mapping[str, Any], config: BaseModel) -> Iterator[str]:
+    """What pydantic takes for a number unless a schema says otherwise: true, and infinity."""
+    for key, value in config:
+        if isinstance(given.get(key), bool) and not isinstance(value, bool):
+            yield f"{key}: expected a number, got {str(given[key]).lower()}"
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield f"{key}: expected a finite number, got {value}"
 
 
 def declared(name: str) -> Active:
@@ -341,7 +353,7 @@ def activate(wanted: Sequence[tuple[str, Mapping[str, Any]]], where: str) -> Plu
         active = with_defaults(
             active, default_owners(), lambda name: activate_one(name, {}, where, built_in=True)
         )
-    complaints += [f"{where}: {fault}" for fault in faults(active)]
+    complaints += [f"{where}: {fault}" for fault in faults(active, whole=not complaints)]
     if complaints:
         raise UserError("\n".join(complaints))
     owners = {hook: a.name for a in active for hook in a.hooks if KINDS[hook] == "one"}
@@ -359,18 +371,22 @@ def with_defaults(
     return whole
 
 
-def faults(active: Sequence[Active]) -> Iterator[str]:
-    """Why these plugins, defaults among them, may not stand in one run, a sentence each."""
+def faults(active: Sequence[Active], whole: bool = True) -> Iterator[str]:
+    """Why these plugins, defaults among them, may not stand in one run, a sentence each.
+
+    Where they are not the ``whole`` run, what a column lacks may be in the rest.
+    """
     for hook in (h for h, kind in KINDS.items() if kind == "one"):
         claims = [f"'{a.name}'" for a in active if hook in a.hooks]
         if len(claims) > 1:
             yield f"hook '{hook}' has one owner, but {' and '.join(claims)} claim it"
-    for name, column, late in missing_columns(active):
+    for name, column, late in missing_columns(active) if whole else ():
         order = " listed before it" if late else ""
         yield f"plugin '{name}' consumes column '{column}', which no plugin{order} provides"
-    for name, columns in idle_columns(active):
+    for name, columns in idle_columns(active) if whole else ():
         names = ", ".join(f"'{column}'" for column in columns)
-        yield f"plugin '{name}' provides column {names}, which nothing consumes"
+        word = "column" if len(columns) == 1 else "columns"
+        yield f"plugin '{name}' provides {word} {names}, which nothing consumes"
     yield from _dropout_faults(active)
 
 

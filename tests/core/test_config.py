@@ -76,6 +76,22 @@ def test_truth_values_are_taken_where_they_belong(write: Write) -> None:
     assert load_config(write("world: toy\nprompts: {fresh: yes}")).prompts.fresh is True
 
 
+def test_a_key_is_text_though_yaml_would_take_on_for_true(write: Write) -> None:
+    path = write("world: toy\nplugins: [strength, {soft_labels: {on: strongest}}]\n")
+    entry = {"soft_labels": {"on": "strongest"}}
+    assert load_config(path).plugins == ["strength", entry]
+    set_here = load_config("toy", ["plugins=[strength, soft_labels]", "plugins.soft_labels.on=on"])
+    assert set_here.plugins[1] == {"soft_labels": {"on": True}}  # a value is what it was
+    assert complaints(write("world: toy\nrl: {on: 1, on: 2}\n"))[0].endswith("stands twice")
+
+
+def test_folders_that_a_plugin_lists_are_relative_to_the_run_file(write: Write) -> None:
+    path = write("world: toy\nplugins: [{any: {models: [./a, here, org/name]}}]\n")
+    (path.parent / "here").mkdir()
+    found = load_config(path).plugins[0]["any"]["models"]  # type: ignore[index]
+    assert found == [str(path.parent / "a"), str(path.parent / "here"), "org/name"]
+
+
 def test_a_world_lies_under_the_run_file_and_the_overrides_above_it(write: Write) -> None:
     plain = load_config("toy")
     assert Path(plain.prompts.data).is_file()

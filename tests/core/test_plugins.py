@@ -198,6 +198,22 @@ def test_bad_settings_are_all_said_with_their_keys(install: Install) -> None:
     ]
 
 
+def test_numbers_that_are_none_are_refused(install: Install) -> None:
+    install("good", package(SETTINGS + OK), good="P")
+    for value, said in ((True, "expected a number, got true"), (float("inf"), "finite number, go")):
+        one = complaint(("good", {"threshold": value}))
+        assert one.startswith("run.yaml: plugins.good.threshold: expected a ")
+        assert said in one
+
+
+def test_a_plugin_that_cannot_be_made_is_not_missed_by_the_others() -> None:
+    """What its column's consumer lacks is not a second fault."""
+    said = complaint(("strength", {"models": 0}), "flip")
+    assert said == (
+        "run.yaml: plugins.strength.models: input should be greater than or equal to 1, got 0"
+    )
+
+
 def test_settings_for_a_plugin_that_has_none(install: Install) -> None:
     install("good", package(OK), good="P")
     said = complaint(("good", {"threshold": 1}))
