@@ -10,18 +10,23 @@ from ostinato import Context, hookimpl, swapped
 
 
 class Flip:
-    """Swap chosen and rejected where the preference strength is low (Secrets of RLHF II, 2.3.1)."""
+    """Swap chosen and rejected where the preference strength is low (Secrets of RLHF II, 2.4.1)."""
 
-    paper = "Secrets of RLHF II, section 2.3"
+    paper = "Secrets of RLHF II, section 2.4.1"
     consumes = ("strength_mean",)
 
     class Config(BaseModel):
         """Settings."""
 
         model_config = ConfigDict(extra="forbid")
-        threshold: float = Field(0.0, description="flip where the mean strength is below this")
+        threshold: float = Field(
+            0.0, description="flip where the mean strength is below this (ours)"
+        )
         lowest: float | None = Field(
-            None, gt=0, lt=1, description="flip this share with the lowest strength instead (0.2)"
+            None,
+            gt=0,
+            lt=1,
+            description="flip this share with the lowest strength instead (paper's .2)",
         )
 
     config: Config

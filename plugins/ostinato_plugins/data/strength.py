@@ -10,18 +10,20 @@ from ostinato import Context, hookimpl
 
 
 class Strength:
-    """Measure preference strength by the votes of M reward models (Secrets II, section 2)."""
+    """Measure preference strength by the votes of M reward models (Secrets II, section 2.2)."""
 
-    paper = "Secrets of RLHF II, section 2.1, equations 3 and 4"
+    paper = "Secrets of RLHF II, section 2.2, equation 4"
     provides = ("strength_mean", "strength_std")
 
     class Config(BaseModel):
         """Settings."""
 
         model_config = ConfigDict(extra="forbid")
-        models: int = Field(10, ge=1, description="reward models that vote (M)")
+        models: int = Field(10, ge=1, description="reward models that vote (M, the paper's 10)")
         epochs: float = Field(
-            1.0, gt=0, description="passes over the data; longer training memorises the noise"
+            1.0,
+            gt=0,
+            description="passes over the data (ours); longer training memorises the noise",
         )
 
     config: Config

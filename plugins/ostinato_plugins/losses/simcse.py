@@ -23,7 +23,9 @@ class SimCSE:
         model_config = ConfigDict(extra="forbid")
         beta: float = Field(0.1, gt=0, description="weight of the contrastive term (ours)")
         temperature: float = Field(0.05, gt=0, description="InfoNCE temperature (SimCSE's)")
-        dropout: float = Field(0.1, gt=0, lt=1, description="dropout that makes the two views")
+        dropout: float = Field(
+            0.1, gt=0, lt=1, description="dropout that makes the two views (SimCSE's)"
+        )
         samples: Literal["pairs", "difference"] = Field(
             "pairs", description="contrast responses, or differences of chosen and rejected"
         )

@@ -27,7 +27,9 @@ class SwAV:
         temperature: float = Field(0.1, gt=0, description="of the prediction, eq 8 (SwAV's)")
         epsilon: float = Field(0.05, gt=0, description="entropy of the assignments (SwAV's)")
         iterations: int = Field(3, ge=1, description="of Sinkhorn-Knopp (SwAV's)")
-        dropout: float = Field(0.1, gt=0, lt=1, description="dropout that makes the two views")
+        dropout: float = Field(
+            0.1, gt=0, lt=1, description="dropout that makes the two views (ours)"
+        )
         samples: Literal["pairs", "difference"] = Field(
             "pairs", description="cluster responses, or differences of chosen and rejected"
         )

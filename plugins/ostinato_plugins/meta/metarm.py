@@ -22,9 +22,9 @@ class MetaRM:
 
         model_config = ConfigDict(extra="forbid")
         responses: int = Field(
-            4, ge=2, description="responses a prompt from the current policy (k)"
+            4, ge=2, description="responses a prompt from the current policy (k, ours)"
         )
-        eta: float = Field(1e-3, gt=0, description="step of the meta ascent (eq 12)")
+        eta: float = Field(1e-3, gt=0, description="step of the meta ascent, eq 12 (ours)")
 
     config: Config
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from os.path import expanduser
 from pathlib import Path
 from typing import Literal
 
@@ -46,6 +47,7 @@ class RewardFusion:
         @classmethod
         def _there(cls, models: list[str]) -> list[str]:
             """Whether the folders exist; hub names are tried when the run starts."""
+            models = [expanduser(name) for name in models]
             for name in models:
                 if name.startswith((".", "/", "~")) and not Path(name).is_dir():
                     raise ValueError(f"no folder '{name}'")

@@ -20,9 +20,13 @@ class RewardHeads:
         """Settings."""
 
         model_config = ConfigDict(extra="forbid")
-        heads: int = Field(10, ge=2, description="linear heads on the frozen body (H)")
-        body_loss: float = Field(0.4, gt=0, description="stage 1 stops at this training loss")
-        head_loss: float = Field(0.2, gt=0, description="stage 2 stops at this loss a head")
+        heads: int = Field(10, ge=2, description="linear heads on the frozen body (H, paper's)")
+        body_loss: float = Field(
+            0.4, gt=0, description="stage 1 stops at this training loss (paper's)"
+        )
+        head_loss: float = Field(
+            0.2, gt=0, description="stage 2 stops at this loss a head (paper's)"
+        )
         head_lr: float | None = Field(
             None, gt=0, description="learning rate of the heads; the run's when left out"
         )

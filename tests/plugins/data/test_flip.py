@@ -1,4 +1,4 @@
-"""flip: labels of low preference strength are turned round (Secrets of RLHF II, 2.3)."""
+"""flip: labels of low preference strength are turned round (Secrets of RLHF II, 2.4.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""strength: mean and std of the voters' differences (Secrets of RLHF II, equations 3 and 4)."""
+"""strength: mean and std of the voters' differences (Secrets of RLHF II, equation 4)."""
 
 from __future__ import annotations
 

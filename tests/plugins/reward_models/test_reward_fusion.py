@@ -164,6 +164,13 @@ def test_a_missing_folder_is_told_before_anything_is_computed(kit, tmp_path):
         kit.make(("reward_fusion", {"models": [str(tmp_path / "gone")]}))
 
 
+def test_a_tilde_is_the_home_folder(kit, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "rm").mkdir()
+    one = kit.make(("reward_fusion", {"models": ["~/rm", "org/name"]}))
+    assert one.plugins["reward_fusion"].settings["models"] == [str(tmp_path / "rm"), "org/name"]
+
+
 def test_models_have_to_be_named(kit):
     with pytest.raises(UserError, match=r"plugins\.reward_fusion\.models"):
         kit.make("reward_fusion")
