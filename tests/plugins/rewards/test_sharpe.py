@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ostinato import RewardBatch, UserError, load_config
+from ostinato import RewardBatch, Scores, UserError, load_config
 from ostinato.session import check
 
 
@@ -159,6 +159,41 @@ def test_effect_an_overestimated_arm_of_high_variance_is_trusted_less(kit):
         first.append(plain[0] - aware[0])
     assert np.mean(gains) > 0.05
     assert np.mean(first) > 0.01
+
+
+def test_effect_the_kl_is_smaller_where_the_reward_is_uncertain(policies, function_reward):
+    """UA 2: one reward for two prompts, of variance 8 at the first and 1/2 at the second.
+
+    PPO moves far from the reference at the second and little at the first. Without the plugin the
+    same coefficient holds it alike at both.
+    """
+    uncertain, sure = [2], [3]
+
+    def reward(samples):
+        right = (samples.response_ids == 4).float().mean(1)
+        off = torch.where(samples.prompt_ids[:, -1] == uncertain[0], 2.0, 0.5)
+        return Scores(right, torch.stack([right - off, right + off], 1)[..., None])
+
+    found = []
+    for plugins in (["sharpe"], []):
+        kit = policies.make(
+            plugins=plugins,
+            rl={"rollouts": 12, "rollout_size": 64, "minibatch": 64, "epochs": 1, "lr": 2e-2},
+            kl={"coefficient": 0.3},
+            generation={"max_new_tokens": 2},
+        )
+        start = kit.word_policy()
+        trained = kit.engine([uncertain, sure])(start, function_reward(reward))
+        kl = []
+        for prompt in (uncertain, sure):
+            samples = kit.sample(trained, [prompt] * 256)
+            with torch.no_grad():
+                ratio = trained.logprobs(samples) - start.logprobs(samples)
+            kl.append(float((ratio * samples.mask).sum(1).mean()))
+        found.append(kl)
+    (held, free), (first, second) = found
+    assert held < 0.3 * free, found
+    assert first > 0.5 * second, found
 
 
 # --- What it needs --------------------------------------------------------------------------------
