@@ -71,7 +71,7 @@ VARIANTS = {
     # combine_rm
     "take_last_rm": variant("", "take_last_rm", combine="take_last_rm"),
     "ensemble": variant("", "ensemble", combine="ensemble", quickstart=True),
-    "weight_average": variant("", "weight_average", combine="weight_average", quickstart=True),
+    "weight_average": variant("", "weight_average", combine="weight_average"),
     "uwo": variant("", "uwo", combine="uwo"),
     "reward_fusion with another run's first RM": variant(
         "", "reward_fusion", combine="{reward_fusion: {models: [OTHER]}}"
@@ -93,15 +93,13 @@ VARIANTS = {
         against="3 members",
         overrides=(*MEMBERS, "kl.coefficient=0.125"),
     ),
-    "3 members, uwo": variant("", "uwo", combine="uwo", against="3 members", overrides=MEMBERS),
     "reward_heads": variant("reward_heads"),
     "brme": variant("brme", quickstart=True),
     "brme, sharpe": variant("brme, sharpe", "sharpe", against="brme"),
     # reward-model losses
     "simcse, pairs": variant("simcse", quickstart=True),
     "simcse, difference": variant("{simcse: {samples: difference}}", "simcse"),
-    "swav, pairs": variant("swav"),
-    "swav, difference": variant("{swav: {samples: difference}}", "swav"),
+    "swav": variant("swav"),
     "centre": variant("centre"),
     "lm_regulariser": variant("lm_regulariser"),
     "4 responses a prompt": variant("", "", overrides=FOURS),
@@ -115,7 +113,6 @@ VARIANTS = {
     ),
     "metarm": variant("metarm", quickstart=True),
     # preference data
-    "margin": variant(f"{VOTES}, margin", "strength margin"),
     NOISY: variant(NOISE, "gold_labels"),
     f"{NOISY}, flip": variant(f"{VOTES}, flip, {NOISE}", "strength flip", against=NOISY),
     f"{NOISY}, soft_labels": variant(
@@ -124,9 +121,6 @@ VARIANTS = {
     f"{NOISY}, margin": variant(f"{VOTES}, margin, {NOISE}", "strength margin", against=NOISY),
     f"{NOISY}, flip and margin": variant(
         f"{VOTES}, flip, margin, {NOISE}", "strength flip margin", against=NOISY
-    ),
-    f"{NOISY}, soft_labels and margin": variant(
-        f"{VOTES}, soft_labels, margin, {NOISE}", "strength soft_labels margin", against=NOISY
     ),
     # policy optimisation
     "rloo": variant("rloo", quickstart=True),
@@ -138,11 +132,7 @@ VARIANTS = {
     ),
     "adaptive_kl": variant("adaptive_kl"),
     "ptx": variant('{ptx: {data: "{world}/corpus.jsonl", prompt: prompt}}', "ptx"),
-    "kl.estimator k2": variant("", "", overrides=("kl.estimator=k2",)),
-    "kl.estimator k3": variant("", "", overrides=("kl.estimator=k3",)),
-    "kl.estimator exact": variant("", "", overrides=("kl.estimator=exact",)),
     # labels
-    "labels sampled": variant("{gold_labels: {mode: sampled}}", "gold_labels"),
     "judge_labels, the SFT policy as judge": variant(JUDGE, "judge_labels"),
     # evaluation only
     "default, more measured": variant("best_of_n, win_rate, agreement"),
