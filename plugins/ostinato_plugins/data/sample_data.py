@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -10,7 +10,12 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from pydantic import BaseModel, ConfigDict, Field
 
-from ostinato import Context, UserError, hookimpl
+from ostinato import Context, RunConfig, UserError, hookimpl
+
+FRESH = (
+    "plugins.sample_data.mode: coverage needs the same prompts in every iteration, so "
+    "prompts.fresh must be false"
+)
 
 
 class SampleData:
@@ -30,6 +35,11 @@ class SampleData:
 
     config: Config
 
+    def check_run(self, config: RunConfig) -> Iterator[str]:
+        """Fresh prompts are not covered."""
+        if self.config.mode == "coverage" and config.prompts.fresh and config.iterations > 1:
+            yield FRESH
+
     @hookimpl
     def combine_data(self, datasets: Sequence[Dataset], ctx: Context) -> Dataset:
         """|D_k| = |D~_1|: an equal share from each iteration; the newest takes the rest."""
@@ -39,10 +49,7 @@ class SampleData:
         generator = ctx.generator("sample_data")
         if self.config.mode == "coverage":
             if any(set(g) != set(groups[0]) for g in groups):
-                raise UserError(
-                    "sample_data: mode coverage needs the same prompts in every iteration, so "
-                    "prompts.fresh must be false"
-                )
+                raise UserError(FRESH)
             prompts = list(groups[0])
             order = torch.randperm(size, generator=generator).tolist()
             cut = [sum(shares[:i]) for i in range(k + 1)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from math import ceil, comb
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from ostinato import Context, PreferenceBatch, RMOutputs, UserError, hookimpl
+from ostinato import Context, PreferenceBatch, RMOutputs, RunConfig, UserError, hookimpl
 
 
 class SwAV:
@@ -41,6 +43,15 @@ class SwAV:
         """Two views of every response under dropout."""
         return {"views": 2, "dropout": self.config.dropout}
 
+    def check_run(self, config: RunConfig) -> Iterator[str]:
+        """The rows of a micro-batch, where no plugin drops comparisons."""
+        model, responses = config.reward_model, config.preferences.responses
+        pairs = comb(responses, 2)
+        prompts = ceil(max(1, model.batch // pairs) / model.accumulate)
+        rows = prompts * (2 * pairs if self.config.samples == "difference" else responses)
+        if self.config.prototypes > rows:
+            yield self._too_many(rows)
+
     def modules(self, hidden_size: int) -> nn.Module:
         """The prototypes c_1..c_K, one a row; they are normalised where they are used."""
         return nn.Linear(hidden_size, self.config.prototypes, bias=False)
@@ -68,11 +79,14 @@ class SwAV:
     def _enough(self, rows: int, ctx: Context) -> None:
         """Only a training's first batch is surely whole; a last one may be smaller."""
         if ctx.step == 0 and ctx.micro_batch == 0 and self.config.prototypes > rows:
-            raise UserError(
-                f"plugins.swav.prototypes: {self.config.prototypes} clusters cannot share the "
-                f"{rows} rows of a batch equally; expected at most {rows}, or a larger "
-                "reward_model.batch"
-            )
+            raise UserError(self._too_many(rows))
+
+    def _too_many(self, rows: int) -> str:
+        return (
+            f"plugins.swav.prototypes: {self.config.prototypes} clusters cannot share the "
+            f"{rows} rows of a batch equally; expected at most {rows}, or a larger "
+            "reward_model.batch"
+        )
 
 
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:

@@ -6,8 +6,9 @@ from collections import Counter
 
 import pytest
 
-from ostinato import UserError
+from ostinato import UserError, load_config
 from ostinato.draws import Draws
+from ostinato.session import check
 
 
 def sets(comparisons, count, prompts=12, responses=2):
@@ -71,3 +72,11 @@ def test_coverage_of_fresh_prompts_is_refused(kit, comparisons):
     with pytest.raises(UserError, match=r"prompts\.fresh must be false"):
         sampled(kit, data, "coverage")
     assert len(sampled(kit, data, "random")) == 12
+
+
+def test_check_refuses_coverage_of_fresh_prompts_before_anything_is_computed():
+    settings = ["prompts.fresh=true", "plugins=[{sample_data: {mode: coverage}}]"]
+    with pytest.raises(UserError, match=r"^toy: plugins\.sample_data\.mode: coverage needs the sa"):
+        check(load_config("toy", settings), "toy")
+    for change in ("iterations=1", "prompts.fresh=false", "plugins.sample_data.mode=random"):
+        check(load_config("toy", [*settings, change]), "toy")

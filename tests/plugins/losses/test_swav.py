@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 import ostinato
-from ostinato import RMOutputs, UserError
+from ostinato import RMOutputs, UserError, load_config
 from ostinato.reward_model import RewardModel
+from ostinato.session import check
 from ostinato_plugins.losses.swav import sinkhorn
 
 
@@ -121,6 +122,26 @@ def test_more_clusters_than_rows_are_refused_with_the_numbers(kit, comparisons):
     fits = kit.make(("swav", {"prototypes": 8}), batch=4, updates=3)
     fits.trainer()(fits.initial(), comparisons(6))  # the epoch's last batch has 4 rows
     assert len(fits.rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows"),
+    [
+        (["reward_model.batch=4"], 8),
+        (["reward_model.batch=4", "plugins.swav.samples=difference"], 8),
+        (["reward_model.batch=8", "reward_model.accumulate=4"], 4),
+        (["reward_model.batch=14", "preferences.responses=4"], 8),  # two prompts, six pairs each
+        (
+            ["reward_model.batch=14", "preferences.responses=4", "plugins.swav.samples=difference"],
+            24,
+        ),
+    ],
+)
+def test_check_refuses_more_clusters_than_a_batch_can_have_rows(settings, rows):
+    listed = "plugins=[{swav: {prototypes: %d}}]"
+    check(load_config("toy", [listed % rows, *settings]), "toy")
+    with pytest.raises(UserError, match=f"cannot share the {rows} rows of a batch"):
+        check(load_config("toy", [listed % (rows + 1), *settings]), "toy")
 
 
 def test_prototypes_are_trained_and_saved_and_loaded(kit, comparisons, tmp_path):
