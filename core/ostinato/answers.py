@@ -27,7 +27,8 @@ def check_answer(plugin: str, hook: str, answer: Any, arguments: Mapping[str, An
         raise UserError(f"plugin '{plugin}': hook '{hook}' answered {fault}")
 
 
-def _terms(answer: Any, arguments: Mapping[str, Any]) -> str | None:
+def terms_fault(answer: Any) -> str | None:
+    """What is wrong with the named scalars of a loss, or None."""
     from torch import Tensor  # here, as in all of these: plugins are listed without torch
 
     if not isinstance(answer, Mapping):
@@ -38,6 +39,10 @@ def _terms(answer: Any, arguments: Mapping[str, Any]) -> str | None:
         if value.ndim:
             return f"'{term}' of shape {tuple(value.shape)}, expected a scalar"
     return None
+
+
+def _terms(answer: Any, arguments: Mapping[str, Any]) -> str | None:
+    return terms_fault(answer)
 
 
 def _displacements(answer: Any, arguments: Mapping[str, Any]) -> str | None:
@@ -89,7 +94,26 @@ def _labels(answer: Any, arguments: Mapping[str, Any]) -> str | None:
 
 def _algorithm(answer: Any, arguments: Mapping[str, Any]) -> str | None:
     lacking = next((part for part in ALGORITHM if not hasattr(answer, part)), None)
-    return f"{_kind(answer)} that has no '{lacking}'" if lacking else None
+    if lacking:
+        return f"{_kind(answer)} that has no '{lacking}'"
+    for part, right, wanted in (
+        ("responses_per_prompt", whole(answer.responses_per_prompt), "a whole number above 0"),
+        ("uses_values", isinstance(answer.uses_values, bool), "True or False"),
+        ("kl_in_reward", isinstance(answer.kl_in_reward, bool), "True or False"),
+        ("mean_over", answer.mean_over in ("tokens", "responses"), "'tokens' or 'responses'"),
+        ("advantages", callable(answer.advantages), "a method"),
+        ("loss", callable(answer.loss), "a method"),
+        ("keep", callable(getattr(answer, "keep", len)), "a method"),
+    ):
+        if not right:
+            found = getattr(answer, part)
+            return f"{_kind(answer)} whose '{part}' is {found!r}, expected {wanted}"
+    return None
+
+
+def whole(value: Any) -> bool:
+    """Whether it is a whole number above 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 CHECKS: Mapping[str, Callable[[Any, Mapping[str, Any]], str | None]] = {

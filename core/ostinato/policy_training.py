@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ostinato.algorithms import advantages_of, kept_of
 from ostinato.backend import Backend
 from ostinato.batches import PolicyAlgorithm, PolicyOutputs, RewardBatch, Rollout, Samples
 from ostinato.checkpoints import (
@@ -266,8 +267,8 @@ class PolicyTrainer:
             advantages=torch.zeros_like(values),
             returns=torch.zeros_like(values),
         )
-        advantages, returns = algorithm.advantages(rollout)
         owner = self.plugins.owners["policy_algorithm"]
+        advantages, returns = advantages_of(owner, algorithm, rollout)
         check_finite(advantages, f"plugin '{owner}': an advantage")
         real = samples.mask
         self.plugins.acted(owner, "policy_algorithm", float(advantages[real].abs().mean()))
@@ -282,8 +283,7 @@ class PolicyTrainer:
             "finished": float(samples.finished.float().mean()),
         }
         rollout = replace(rollout, advantages=advantages, returns=returns)
-        if hasattr(algorithm, "keep"):
-            rollout = kept_rows(owner, rollout, algorithm.keep(rollout))
+        rollout = kept_of(owner, algorithm, rollout)
         row["kept"] = len(rollout.mask)
         return rollout, outputs if one else None, row
 
@@ -346,24 +346,6 @@ def check_finite(values: Tensor, what: str) -> None:
     """Raise NonFiniteError where ``what`` is not finite."""
     if not bool(values.isfinite().all()):
         raise NonFiniteError(f"{what} is not finite")
-
-
-def kept_rows(plugin: str, rollout: Rollout, index: Any) -> Rollout:
-    """The rows of the rollout that ``plugin`` keeps; UserError where ``index`` names none of it."""
-    size = len(rollout.mask)
-    said = f"plugin '{plugin}': its keep(rollout) answered"
-    wanted = f"expected row numbers from 0 to {size - 1}, at least one and none twice"
-    if not isinstance(index, Tensor) or index.ndim != 1 or index.dtype != torch.int64:
-        tensor = isinstance(index, Tensor)
-        kind = f"{index.dtype} {tuple(index.shape)}" if tensor else type(index).__name__
-        raise UserError(f"{said} a {kind}, expected an int64 tensor of row numbers (rows,)")
-    if not len(index):
-        raise UserError(f"{said} no row, {wanted}")
-    if outside := [row for row in index.tolist() if not 0 <= row < size]:
-        raise UserError(f"{said} row {outside[0]}, {wanted}")
-    if len(index.unique()) < len(index):
-        raise UserError(f"{said} a row twice, {wanted}")
-    return rollout.rows(index.to(rollout.mask.device))
 
 
 def finish_penalty(score: Tensor, finished: Tensor, settings: RLSection) -> Tensor:

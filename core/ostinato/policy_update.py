@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ostinato.algorithms import terms_of
 from ostinato.backend import Backend
 from ostinato.batches import PolicyAlgorithm, PolicyOutputs, Rollout
 from ostinato.config import RLSection
@@ -110,7 +111,8 @@ class PolicyUpdate:
 
     def _terms(self, part: Rollout, outputs: PolicyOutputs, ctx: Context) -> dict[str, Tensor]:
         """The algorithm's terms, then those of every plugin with ``policy_loss``."""
-        terms = self.algorithm.loss(part, outputs)
+        owner = self.plugins.owners["policy_algorithm"]
+        terms = terms_of(owner, self.algorithm, part, outputs)
         with self.backend.autocast():  # a term may take forward passes of its own
             answers = list(self.plugins.each("policy_loss", batch=part, outputs=outputs, ctx=ctx))
         for name, extra in answers:

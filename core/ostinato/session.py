@@ -12,6 +12,8 @@ from datasets import Dataset
 from transformers import CONFIG_MAPPING
 from transformers.utils import logging as hf_logging
 
+from ostinato.algorithms import blamed
+from ostinato.answers import whole
 from ostinato.backend import Backend
 from ostinato.batches import PolicyHandle
 from ostinato.config import ModelSection, RunConfig
@@ -67,7 +69,9 @@ def _broken_groups(config: RunConfig, plugins: Plugins) -> Iterator[str]:
     """Known here where the algorithm is the plugin itself; the engine refuses the others."""
     owner = plugins.owners["policy_algorithm"]
     size, k = config.rl.rollout_size, getattr(plugins[owner].instance, "responses_per_prompt", 1)
-    if size % k:
+    if not whole(k):
+        yield f"plugin '{owner}': responses_per_prompt is {k!r}, expected a whole number above 0"
+    elif size % k:
         yield (
             f"rl.rollout_size: {size} is no multiple of the {k} responses a prompt of "
             f"plugin '{owner}'"
@@ -116,8 +120,10 @@ def _lacking_gold(config: RunConfig, plugins: Plugins) -> Iterator[str]:
 def _refused(config: RunConfig, plugins: Plugins) -> Iterator[str]:
     """What plugins themselves cannot work with in the rest of the run file."""
     for one in plugins.active:
-        if hasattr(one.instance, "check_run"):
-            yield from one.instance.check_run(config)
+        if callable(getattr(one.instance, "check_run", None)):
+            with blamed(one.name, "check_run(config)"):
+                found = list(one.instance.check_run(config))
+            yield from map(str, found)
 
 
 def looks_local(data: str) -> bool:

@@ -18,6 +18,14 @@ ARGUMENTS = {
 }
 
 
+def algorithm(**parts):
+    """A policy algorithm with some parts put wrong."""
+    made = PPO()
+    for name, value in parts.items():
+        setattr(made, name, value)
+    return made
+
+
 @pytest.mark.parametrize(
     ("hook", "answer", "said"),
     [
@@ -47,6 +55,19 @@ ARGUMENTS = {
         ("label", 0.5, "a float, expected a number in [0, 1] for each comparison"),
         ("label", [0.5, "first"], "a list, expected a number in [0, 1] for each comparison"),
         ("policy_algorithm", "ppo", "a str that has no 'advantages'"),
+        *(
+            ("policy_algorithm", algorithm(**{part: value}), f"a PPO whose '{part}' is {said}")
+            for part, value, said in (
+                ("responses_per_prompt", 0, "0, expected a whole number above 0"),
+                ("responses_per_prompt", "4", "'4', expected a whole number above 0"),
+                ("responses_per_prompt", True, "True, expected a whole number above 0"),
+                ("uses_values", 1, "1, expected True or False"),
+                ("kl_in_reward", None, "None, expected True or False"),
+                ("mean_over", "both", "'both', expected 'tokens' or 'responses'"),
+                ("loss", 3, "3, expected a method"),
+                ("keep", 5, "5, expected a method"),
+            )
+        ),
     ],
 )
 def test_a_wrong_answer_is_one_sentence(hook, answer, said):
