@@ -129,13 +129,17 @@ def section_default(field: FieldInfo) -> str:
 
 def type_text(field: FieldInfo) -> str:
     """The type in words, with the bounds."""
-    bounds = [
+    return ", ".join([words(field.annotation), *bounds(field)])
+
+
+def bounds(field: FieldInfo) -> list[str]:
+    """What a number must be, as ≥ 1."""
+    return [
         f"{sign} {getattr(rule, key):g}"
         for rule in field.metadata
         for key, sign in BOUNDS.items()
         if getattr(rule, key, None) is not None
     ]
-    return ", ".join([words(field.annotation), *bounds])
 
 
 def words(kind: Any) -> str:
@@ -147,6 +151,8 @@ def words(kind: Any) -> str:
         return " or ".join(f"`{a}`" for a in arguments)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(words(a) for a in arguments)
+    if origin is typing.Annotated:
+        return ", ".join([words(arguments[0]), *bounds(arguments[1])])
     if origin is list:
         return f"list of {words(arguments[0])}"
     if origin is tuple:

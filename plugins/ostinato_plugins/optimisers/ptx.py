@@ -53,8 +53,9 @@ class Ptx:
         def _there(self) -> Ptx.Config:
             """A file is read at `check`; a hub data set waits until it is needed."""
             path = Path(self.data)
-            if path.suffix or path.exists() or self.data.startswith((".", "/", "~")):
-                self.texts()
+            here = path.suffix or path.exists() or self.data.startswith((".", "/", "~"))
+            if here and not any(self.texts()[1]):
+                raise UserError(f"plugins.ptx.data: all texts of '{self.data}' are empty")
             return self
 
         def texts(self) -> tuple[list[str], list[str]]:

@@ -158,6 +158,7 @@ def test_effect_the_policy_forgets_less_of_the_corpus(policies, function_reward,
     [
         (None, {}, "none.jsonl' is neither a file or folder here nor a data set on the hub"),
         ("", {}, "none.jsonl' should hold at least one row, each a mapping"),
+        ('{"text": ""}\n{"text": ""}\n', {}, "all texts of .*none.jsonl' are empty"),
         ('{"text": 3}\n', {}, "row 1 of .* has no text in its column 'text'; its columns are text"),
         ('{"text": "a"}\n', {"prompt": "q"}, "row 1 of .* has no text in its column 'q'"),
         ('{"text": "a"}\n', {"batch": 0}, "batch: input should be greater than or equal to 1"),
@@ -179,7 +180,7 @@ def test_a_corpus_is_asked_for():
 
 
 def test_texts_of_no_two_tokens_are_no_corpus(policies, tmp_path):
-    kit = make(policies, corpus(tmp_path / "empty.jsonl", [{"text": ""}]))
+    kit = make(policies, corpus(tmp_path / "blank.jsonl", [{"text": " "}]))
     with pytest.raises(UserError, match="holds no text of two tokens or more"):
         term(kit, kit.word_policy())
 
