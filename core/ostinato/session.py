@@ -164,6 +164,7 @@ class Session:
             resumed=self.directory.resumed,
             backend=str(self.backend),
         )
+        _ = self.initial_reward_model  # one that cannot be loaded ends the run before the SFT
         self.sft_policy = self.directory.artefact("sft", self._sft, Policy.save, self.load_policy)
         stop_token(self.sft_policy, config.generation)
         self.sft = PolicyHandle("sft", lambda: self.sft_policy)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ostinato import hookimpl, plugins, stages
+from ostinato import hookimpl, plugins, run, stages
 from ostinato.batches import PolicyHandle, PolicyHistory
 from ostinato.errors import UserError
 
@@ -108,3 +108,10 @@ def test_a_trained_model_of_another_kind_is_refused(session, monkeypatch):
     assert str(caught.value) == (
         "plugin 'made': hook 'train_policy' answered a dict, expected a Policy"
     )
+
+
+def test_a_reward_model_that_cannot_be_loaded_ends_the_run_before_the_sft(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"reward_model\.\w+: '.*empty' cannot be loaded"):
+        run("toy", tmp_path / "run", [f"reward_model.model={tmp_path / 'empty'}"])
+    assert not (tmp_path / "run" / "sft").exists()

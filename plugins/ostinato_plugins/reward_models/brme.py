@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from math import comb
 from typing import Any, Literal
 
 import torch
@@ -15,6 +17,7 @@ from ostinato import (
     PreferenceBatch,
     RewardModel,
     RMOutputs,
+    RunConfig,
     Scores,
     UserError,
     hookimpl,
@@ -55,6 +58,18 @@ class BRME:
         """Heads of each reward model: what a plugin that needs members counts."""
         return self.config.heads
 
+    def check_run(self, config: RunConfig) -> Iterator[str]:
+        """The first iteration has no more pairs than these."""
+        pairs = config.prompts.preference * comb(config.preferences.responses, 2)
+        if pairs < self.config.heads:
+            yield self._too_few(pairs)
+
+    def _too_few(self, pairs: int) -> str:
+        return (
+            f"plugins.brme.heads: {self.config.heads} heads share {pairs} pairs; expected a pair "
+            "a head at least"
+        )
+
     @staticmethod
     def read(logits: Tensor, trade_off: float, integration: str) -> Scores:
         """trade_off * nominal + (1 - trade_off) * robust, of logits (B, 2 heads).
@@ -77,10 +92,7 @@ class BRME:
         UserError where there are fewer pairs than heads.
         """
         if len(data) < self.config.heads:
-            raise UserError(
-                f"plugins.brme.heads: {self.config.heads} heads share {len(data)} pairs; expected "
-                "a pair a head at least"
-            )
+            raise UserError(self._too_few(len(data)))
         first = fit(initial, data)
         order = torch.randperm(len(data), generator=ctx.generator("brme partition"))
         divided = data.add_column(HEAD, (order % self.config.heads).tolist())

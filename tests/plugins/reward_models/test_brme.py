@@ -8,10 +8,11 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 import ostinato
-from ostinato import RMOutputs, UserError
+from ostinato import RMOutputs, UserError, load_config
 from ostinato.batches import RewardBatch
 from ostinato.reward_model import load_reward
 from ostinato.reward_training import calibrated
+from ostinato.session import check
 from ostinato_plugins.reward_models.brme import BRME
 
 
@@ -184,6 +185,13 @@ def test_auxiliary_terms_and_displacements_act_in_both_stages(kit, comparisons):
 def test_fewer_pairs_than_heads_is_one_sentence(kit, comparisons):
     with pytest.raises(UserError, match=r"plugins\.brme\.heads: 5 heads share 4 pairs; expected a"):
         train(kit, comparisons(4))
+
+
+def test_check_refuses_more_heads_than_an_iteration_has_pairs():
+    settings = ["plugins=[brme]", "prompts.preference=2", "preferences.responses=3"]
+    check(load_config("toy", [*settings, "plugins.brme.heads=6"]), "toy")
+    with pytest.raises(UserError, match=r"^toy: plugins\.brme\.heads: 7 heads share 6 pairs"):
+        check(load_config("toy", [*settings, "plugins.brme.heads=7"]), "toy")
 
 
 def test_a_trade_off_outside_its_bounds_is_told(kit):
