@@ -178,7 +178,7 @@ def runs() -> str:
         failed = sum(bool(row["fault"]) for row in own)
         plugins = f"{sizes[0]} to {sizes[-1]}"
         rows.append([kind, str(len(own)), plugins, str(failed), f"{seconds:.0f}"])
-    head = ["sets", "runs", "active plugins in each", "failures", "seconds"]
+    head = ["sets", "runs", "active plugins in each", "failures", "CPU seconds"]
     known = {name for row in ran for name in row["active"].split()}
     late = [name for name in mixing.pool if name not in known]
     return "\n\n".join(
