@@ -112,6 +112,11 @@ class JudgeLabels:
             for name in ("first", "second"):
                 if name not in slots:
                     yield f"template: has no {{{name}}}, so the judge would not see that response"
+            if slots <= set(SLOTS):
+                try:
+                    self.template.format(**dict.fromkeys(SLOTS, ""))
+                except (ValueError, LookupError) as error:
+                    yield f"template: cannot be filled in: {error}; write a bare name in braces"
             if bool(self.principles) != ("principles" in slots) and self.template != TEMPLATE:
                 fault = "has no {principles}" if self.principles else "has {principles}"
                 yield f"template: {fault}, but there are {'some' if self.principles else 'none'}"

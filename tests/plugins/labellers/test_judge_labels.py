@@ -330,6 +330,11 @@ def test_the_default_template_shows_everything(kit):
         ({"template": "{prompt} {second}"}, "template: has no {first}, so the judge would not see"),
         ({"template": "{first} {secnd}"}, "template: unknown {secnd}; valid names are prompt, "),
         ({"template": "{first} {second} {"}, "template: "),
+        ({"template": "{first!z} {second}"}, "template: cannot be filled in: Unknown conversion"),
+        (
+            {"template": "{first:{x}} {second:d}"},
+            "template: cannot be filled in: 'x'; write a bare",
+        ),
         (
             {"template": "{first}{second}", "principles": ["Be kind."]},
             "template: has no {principles}, but there are some",
