@@ -97,17 +97,11 @@ VARIANTS = {
     "brme": variant("brme", quickstart=True),
     "brme, sharpe": variant("brme, sharpe", "sharpe", against="brme"),
     # reward-model losses
-    "simcse, pairs": variant("simcse", quickstart=True),
-    "simcse, difference": variant("{simcse: {samples: difference}}", "simcse"),
+    "simcse": variant("simcse", quickstart=True),
     "swav": variant("swav"),
     "centre": variant("centre"),
     "lm_regulariser": variant("lm_regulariser"),
     "4 responses a prompt": variant("", "", overrides=FOURS),
-    "4 responses a prompt, per_prompt_balance": variant(
-        "per_prompt_balance",
-        against="4 responses a prompt",
-        overrides=FOURS,
-    ),
     "4 responses a prompt, k_wise": variant(
         "k_wise", against="4 responses a prompt", overrides=FOURS
     ),
