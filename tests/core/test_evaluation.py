@@ -188,6 +188,18 @@ def test_evaluate_hooks_see_the_sample_and_their_numbers_join_the_row(policies, 
     assert isinstance(found, Evaluation)
     assert float(found.kl.mean()) == pytest.approx(row["kl"])
     assert float(found.gold.mean()) == pytest.approx(row["gold_reward"], abs=1e-6)
+    # each side is scored as itself: the policy's sample and SFT's, the newest model's score and R_k
+    sft = found.sft_samples
+    assert sft is made.baseline.samples
+    assert float(found.sft_gold.mean()) == pytest.approx(0.0, abs=1e-6)  # in its own units
+    assert float(found.sft_gold.std()) == pytest.approx(1.0, abs=1e-5)
+    assert torch.equal(found.gold_of(found.samples), found.gold)
+    assert torch.equal(found.gold_of(sft), found.sft_gold)
+    torch.testing.assert_close(found.proxy_of(sft), proxy_score(sft).float())
+    newest = (2 * proxy_score(sft) - sft.lengths).float()
+    torch.testing.assert_close(found.latest_of(sft), newest)
+    assert torch.equal(found.latest_of(found.samples), found.latest)
+    assert not torch.equal(found.latest, found.proxy)
 
 
 @pytest.mark.parametrize("value", [float("nan"), -np.inf, torch.tensor(float("inf"))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import ostinato
 from kill_runs import Crash, crash_at, differing, outcome
 from ostinato.errors import UserError
+from ostinato.policy_training import PolicyTrainer
 from ostinato.session import check
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
@@ -88,6 +90,33 @@ def test_the_kl_in_grpos_loss_holds_the_policy(policies, function_reward):
         found.append(sum(row["kl"] for row in kit.rows[-5:]) / 5)
     free, held = found
     assert held < 0.3 * free
+
+
+def test_the_kl_in_grpos_loss_is_weighted_by_what_transforms_made_of_it(
+    policies, function_reward, monkeypatch
+):
+    """Each response's coefficient is the controller's times its own kl_scale, as sharpe sets it."""
+    kit = policies.make(
+        plugins=["grpo"],
+        rl={"rollouts": 1, "rollout_size": 8, "minibatch": 8, "epochs": 1},
+        kl={"coefficient": 0.3},
+    )
+    scale = torch.arange(8.0)
+    monkeypatch.setattr(
+        PolicyTrainer, "_transformed", lambda _, rewards, ctx: replace(rewards, kl_scale=scale)
+    )
+    algorithm, seen = kit.plugins["grpo"].instance, []
+    loss = algorithm.loss
+    monkeypatch.setattr(algorithm, "loss", lambda b, o: (seen.append((b, o)), loss(b, o))[1])
+    reward = function_reward(lambda s: s.lengths.float())
+    kit.engine(PROMPTS)(kit.word_policy(), reward, reference=kit.word_policy(1))
+    batch, outputs = seen[0]
+    assert sorted(batch.kl_coefficient.tolist()) == pytest.approx((0.3 * scale).tolist())
+    kl = (batch.ref_logprobs - outputs.logprobs).detach()
+    kl = ((kl.exp() - kl - 1) * batch.mask).sum(1) / batch.mask.sum(1)
+    wanted = float((batch.kl_coefficient * kl).mean())
+    assert kit.rows[0]["terms"]["kl"] == pytest.approx(wanted, rel=1e-4)
+    assert wanted > 0.01
 
 
 @pytest.mark.parametrize("name", ["rloo", "grpo", "rejection_sampling"])
