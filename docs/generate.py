@@ -277,9 +277,9 @@ MEASURES = {  # column of docs/measured/WORLD.csv -> (heading, format)
     "gap": ("gap", "+.2f"),
     "gap_latest": ("gap, latest RM", "+.2f"),
     "mmd": ("MMD²", ".2f"),
-    "kl": ("KL to SFT", ".2f"),
+    "kl": ("KL", ".2f"),
     "accuracy": ("RM accuracy", ".2f"),
-    "seconds": ("CPU seconds", ".0f"),
+    "seconds": ("CPU s", ".0f"),
 }
 WORLDS = ("toy", "quickstart")
 
@@ -297,12 +297,18 @@ def study(world: str) -> dict[str, list[dict[str, str]]]:
 
 def study_rows(runs: dict[str, list[dict[str, str]]]) -> str:
     """A table with a row a variant: mean ± standard deviation (ddof 1) over its seeds."""
-    head = ["run", "seeds", *(heading for heading, _ in MEASURES.values())]
+    head = ["run", *(heading for heading, _ in MEASURES.values())]
     rows = []
     for name, seeds in runs.items():
         cells = [spread([r[key] for r in seeds], form) for key, (_, form) in MEASURES.items()]
-        rows.append([name, str(len(seeds)), *cells])
+        rows.append([name, *cells])
     return table(head, rows)
+
+
+def seed_count(runs: dict[str, list[dict[str, str]]]) -> str:
+    """``5 seeds``, or how few and how many."""
+    counts = sorted({len(seeds) for seeds in runs.values()})
+    return f"{' to '.join(map(str, counts[:1] + counts[1:][-1:]))} seeds"
 
 
 def spread(values: list[str], form: str) -> str:
@@ -325,7 +331,8 @@ def ranking(world: str) -> str:
     def gold(name: str) -> float:
         return statistics.fmean(float(row["gold_reward"]) for row in runs[name])
 
-    return study_rows({name: runs[name] for name in sorted(runs, key=gold, reverse=True)})
+    ranked = {name: runs[name] for name in sorted(runs, key=gold, reverse=True)}
+    return f"Mean ± standard deviation over {seed_count(runs)}.\n\n{study_rows(ranked)}"
 
 
 def measured(plugin: str) -> str:
@@ -337,8 +344,9 @@ def measured(plugin: str) -> str:
         against = dict.fromkeys(runs[name][0]["against"] for name in own)
         shown = dict.fromkeys([*(name for name in against if name), *own])
         if shown:
-            title = f"On `world: {world}`, mean ± std over seeds ([all methods](../measured.md)):"
-            parts.append(f"{title}\n\n{study_rows({name: runs[name] for name in shown})}")
+            chosen = {name: runs[name] for name in shown}
+            title = f"On `world: {world}`, mean ± std over {seed_count(chosen)}"
+            parts.append(f"{title} ([all methods](../measured.md)):\n\n{study_rows(chosen)}")
         parts += [more for name in own if (more := own_metrics(plugin, runs[name]))]
     return "\n\n".join(parts) or "Not measured yet."
 
