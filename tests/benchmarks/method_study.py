@@ -19,7 +19,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MEASURES = ("gold_reward", "peak_gold", "gap", "gap_latest", "mmd", "kl", "accuracy")
+from quickstart_study import MEASURES, rows
+
 DEFAULT = "default"
 DEFAULTS = "concat worst_case from_sft bradley_terry ppo fixed_kl gold_labels"
 NOISY = "25 % wrong labels"
@@ -179,8 +180,7 @@ def run_one(job: Job) -> Path:
 
 def rows_of(job: Job) -> dict[str, object]:
     """The line of the CSV: the last iteration's summary, and what plugins measured."""
-    lines = (job.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    last = [row for row in map(json.loads, lines) if row["kind"] == "iteration"][-1]
+    last = rows(job.folder, "iteration")[-1]
     made = VARIANTS[job.name]
     more = {key: round(value, 4) for key, value in last.items() if "/" in key}
     return {

@@ -43,14 +43,12 @@ def variants() -> dict[str, list[str]]:
     }
 
 
-def run(
-    out: Path, variant: str, overrides: list[str], seed: int, world: str = "quickstart"
-) -> Path:
+def run(out: Path, variant: str, overrides: list[str], seed: int) -> Path:
     """One run, resumed if it was cut short; its folder."""
     folder = out / f"{variant}-{seed}"
     if (folder / "report.html").exists():
         return folder
-    arguments = ["run", world, "--seed", str(seed), "--out", str(folder)]
+    arguments = ["run", "quickstart", "--seed", str(seed), "--out", str(folder)]
     for override in ["backend.threads=1", *overrides]:
         arguments += ["--set", override]
     log = out / f"{variant}-{seed}.log"
