@@ -23,10 +23,11 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 import ostinato
-from ostinato import hookspecs
-from ostinato.config import RunConfig
-from ostinato.hookspecs import KINDS
-from ostinato.plugins import declared, default_owners, discover, hooks_of, summary_of
+from ostinato.config.sections import RunConfig
+from ostinato.contract import hookspecs
+from ostinato.contract.activation import declared
+from ostinato.contract.discovery import default_owners, discover, hooks_of, summary_of
+from ostinato.contract.hookspecs import KINDS
 
 DOCS = Path(__file__).parent
 BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n)(.*?)(<!-- /generated -->)", re.DOTALL)

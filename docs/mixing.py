@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
-from ostinato.hookspecs import KINDS
-from ostinato.mixing import Mixing
-from ostinato.plugins import Active, columns, default_owners, discover
+from ostinato.contract.activation import Active
+from ostinato.contract.discovery import default_owners, discover
+from ostinato.contract.hookspecs import KINDS
+from ostinato.contract.mixing import Mixing
+from ostinato.contract.together import columns
 
 RUNS = Path(__file__).parent / "measured" / "mixing.csv"
 PACKAGE = "ostinato"

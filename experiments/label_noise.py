@@ -35,16 +35,16 @@ from common import (
     write,
 )
 from ostinato import load_config, swapped
-from ostinato.backend import Backend
-from ostinato.batches import PolicyHandle
-from ostinato.context import Context
-from ostinato.draws import Draws
-from ostinato.models import load_tokenizer
-from ostinato.plugins import Plugins, activate
-from ostinato.policy import Policy
-from ostinato.preferences import refine_data
-from ostinato.reward_model import RewardModel
-from ostinato.reward_training import RewardTrainer, held_out_accuracy
+from ostinato.config.draws import Draws
+from ostinato.contract.batches import PolicyHandle
+from ostinato.contract.context import Context
+from ostinato.contract.plugins import Plugins, activate
+from ostinato.data.preferences import refine_data
+from ostinato.engine.reward_training import RewardTrainer, held_out_accuracy
+from ostinato.machine.backend import Backend
+from ostinato.models.loading import load_tokenizer
+from ostinato.models.policy import Policy
+from ostinato.models.reward_model import RewardModel
 
 Array = NDArray[np.float64]
 Wanted = list[tuple[str, dict[str, Any]]]

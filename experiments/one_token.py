@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ostinato.batches import PolicyOutputs, RewardBatch, Rollout, Samples
+from ostinato.contract.batches import PolicyOutputs, RewardBatch, Rollout
+from ostinato.models.samples import Samples
 from ostinato_plugins.optimisers.ppo import PPO
 
 # (prompts (B,), responses (B,), generator) -> rewards (B, heads)

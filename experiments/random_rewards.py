@@ -33,7 +33,8 @@ from common import (
     write,
 )
 from one_token import OneToken, Rewards, ppo
-from ostinato.batches import PolicyOutputs, Rollout, Samples
+from ostinato.contract.batches import PolicyOutputs, Rollout
+from ostinato.models.samples import Samples
 
 STOP, LONGEST = 2, 3  # responses of up to three tokens: 0, 1, or stop
 SIZE, HEADS, START = 8, 5, 0.8  # prompts and responses; the best response's probability at first

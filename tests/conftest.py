@@ -11,15 +11,15 @@ import torch
 from datasets import Dataset
 
 from ostinato import load_config
-from ostinato.backend import Backend
-from ostinato.batches import PolicyHandle
-from ostinato.comparisons import Comparisons
-from ostinato.context import Context
-from ostinato.draws import Draws
-from ostinato.models import load_tokenizer
-from ostinato.plugins import Plugins, activate
-from ostinato.reward_model import RewardModel
-from ostinato.reward_training import RewardTrainer
+from ostinato.config.draws import Draws
+from ostinato.contract.batches import PolicyHandle
+from ostinato.contract.context import Context
+from ostinato.contract.plugins import Plugins, activate
+from ostinato.engine.comparisons import Comparisons
+from ostinato.engine.reward_training import RewardTrainer
+from ostinato.machine.backend import Backend
+from ostinato.models.loading import load_tokenizer
+from ostinato.models.reward_model import RewardModel
 from policy_kit import _function_reward, _policies, _words  # noqa: F401  the policy's fixtures
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -98,8 +98,8 @@ def crash_at(number: int) -> Iterator[list[str]]:
     Each row of the metrics is two writes (the file ends in half a row; it ends in a whole one),
     each artefact and checkpoint three (nothing is there; it lies beside its place; it is there).
     """
-    from ostinato.metrics import Metrics
-    from ostinato.runs import RunDirectory
+    from ostinato.runs.directory import RunDirectory
+    from ostinato.runs.metrics import Metrics
 
     seen: list[str] = []
     write_row, write_folder = Metrics.write, RunDirectory._write

@@ -18,17 +18,18 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from ostinato import load_config
-from ostinato.backend import Backend
-from ostinato.batches import PolicyHandle, Samples, Scores
-from ostinato.config import RunConfig
-from ostinato.context import Context
-from ostinato.draws import Draws
-from ostinato.generation import sample
-from ostinato.plugins import Plugins, activate
-from ostinato.policy import Policy
-from ostinato.policy_training import PolicyTrainer
-from ostinato.prompts import PromptSet
-from ostinato.reward_model import Reward
+from ostinato.config.draws import Draws
+from ostinato.config.sections import RunConfig
+from ostinato.contract.batches import PolicyHandle
+from ostinato.contract.context import Context
+from ostinato.contract.plugins import Plugins, activate
+from ostinato.data.prompts import PromptSet
+from ostinato.engine.policy_training import PolicyTrainer
+from ostinato.machine.backend import Backend
+from ostinato.models.generation import sample
+from ostinato.models.policy import Policy
+from ostinato.models.reward import Reward
+from ostinato.models.samples import Samples, Scores
 
 # A wide initialisation: at transformers' own .02 every next-token distribution is nearly uniform,
 # and a wrong temperature or position would hardly show.

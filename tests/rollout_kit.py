@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ostinato.batches import PolicyOutputs, Rollout
-from ostinato.plugins import activate
+from ostinato.contract.batches import PolicyOutputs, Rollout
+from ostinato.contract.plugins import activate
 
 TABLES = ("rewards", "logprobs", "ref_logprobs", "values", "advantages", "returns")
 

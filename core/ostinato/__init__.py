@@ -8,59 +8,60 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ostinato.errors import NonFiniteError, Pause, UserError
-from ostinato.hookspecs import hookimpl
+from ostinato.config.errors import NonFiniteError, Pause, UserError
+from ostinato.contract.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from ostinato.batches import (
+    from ostinato.config.reading import load_config
+    from ostinato.config.sections import RunConfig
+    from ostinato.contract.batches import (
         PolicyHandle,
         PolicyHistory,
         PolicyOutputs,
         PreferenceBatch,
         RewardBatch,
-        RMOutputs,
         Rollout,
-        Samples,
-        Scores,
     )
-    from ostinato.config import RunConfig, load_config
-    from ostinato.context import Context
-    from ostinato.events import Event
+    from ostinato.contract.context import Context
+    from ostinato.contract.events import Event
+    from ostinato.data.preferences import swapped
+    from ostinato.data.prompts import read_rows
+    from ostinato.engine.reward_training import calibrated
     from ostinato.loop import Run, run
-    from ostinato.models import padded, prompt_tokens, response_tokens
-    from ostinato.policy import Policy
-    from ostinato.preferences import swapped
-    from ostinato.prompts import read_rows
-    from ostinato.reward_model import Reward, RewardModel, combine, trained_reward
-    from ostinato.reward_training import calibrated
-    from ostinato.weights import average, distance, follow, lerp, slerp, slerp_all
+    from ostinato.models.loading import padded, prompt_tokens, response_tokens
+    from ostinato.models.policy import Policy
+    from ostinato.models.reward import Reward, combine
+    from ostinato.models.reward_model import RewardModel, trained_reward
+    from ostinato.models.samples import RMOutputs, Samples, Scores
+    from ostinato.models.weights import average, distance, follow, lerp, slerp, slerp_all
 
 _HOME = {
-    **dict.fromkeys(
-        (
+    name: module
+    for module, names in {
+        "config.reading": ("load_config",),
+        "config.sections": ("RunConfig",),
+        "models.loading": ("padded", "prompt_tokens", "response_tokens"),
+        "models.policy": ("Policy",),
+        "models.reward": ("Reward", "combine"),
+        "models.reward_model": ("RewardModel", "trained_reward"),
+        "models.samples": ("RMOutputs", "Samples", "Scores"),
+        "models.weights": ("average", "distance", "follow", "lerp", "slerp", "slerp_all"),
+        "contract.batches": (
             "PolicyHandle",
             "PolicyHistory",
             "PolicyOutputs",
             "PreferenceBatch",
-            "RMOutputs",
             "RewardBatch",
             "Rollout",
-            "Samples",
-            "Scores",
         ),
-        "batches",
-    ),
-    **dict.fromkeys(("RunConfig", "load_config"), "config"),
-    "Context": "context",
-    "Event": "events",
-    **dict.fromkeys(("Run", "run"), "loop"),
-    **dict.fromkeys(("padded", "prompt_tokens", "response_tokens"), "models"),
-    "Policy": "policy",
-    "swapped": "preferences",
-    "read_rows": "prompts",
-    **dict.fromkeys(("Reward", "RewardModel", "combine", "trained_reward"), "reward_model"),
-    "calibrated": "reward_training",
-    **dict.fromkeys(("average", "distance", "follow", "lerp", "slerp", "slerp_all"), "weights"),
+        "contract.context": ("Context",),
+        "contract.events": ("Event",),
+        "data.preferences": ("swapped",),
+        "data.prompts": ("read_rows",),
+        "engine.reward_training": ("calibrated",),
+        "loop": ("Run", "run"),
+    }.items()
+    for name in names
 }
 
 __all__ = [

@@ -1,6 +1,6 @@
 """``python -m ostinato``: the same as the command ``ostinato``."""
 
-from ostinato.cli import main
+from ostinato.terminal.cli import main
 
 if __name__ == "__main__":
     main()

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ostinato import stages
-from ostinato.batches import PolicyHistory
-from ostinato.config import load_config
-from ostinato.policy import Policy
-from ostinato.preferences import Preferences, load_data, save_data
-from ostinato.reward_model import Reward, load_reward
-from ostinato.session import Session, Watcher, check
+from ostinato.config.reading import load_config
+from ostinato.contract.batches import PolicyHistory
+from ostinato.data.preferences import Preferences, load_data, save_data
+from ostinato.engine import stages
+from ostinato.engine.session import Session, Watcher, check
+from ostinato.models.policy import Policy
+from ostinato.models.reward import Reward
+from ostinato.models.reward_model import load_reward
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def iterate(s: Session) -> None:
             "reward_model",
             make=lambda: stages.train_reward_model(s, data, pairs),
             save=lambda made, folder: made.save(folder),
-            load=load_reward,
+            load=lambda folder: load_reward(folder, s.plugins.readers),
         ).to(s.backend.device)
         reward_models.append(latest)
 

@@ -2,8 +2,8 @@
 
     python ostinato_ppo.py --setting a --steps 10 --threads 2
 
-Drives the engine that a run uses (``ostinato.policy_training.PolicyTrainer`` with the built-in
-``ppo`` plugin) on the models, prompts and work that ``common.py`` fixes, and prints one JSON line.
+Drives the engine that a run uses (``PolicyTrainer`` with the built-in ``ppo`` plugin) on
+ the models, prompts and work that ``common.py`` fixes, and prints one JSON line.
 A step is timed from one rollout's log row to the next. Checkpoints and evaluation, which a run
 makes between rollouts, are off, as they are on TRL's side.
 
@@ -97,15 +97,15 @@ def main() -> None:
 
     import torch
 
-    from ostinato.backend import Backend
-    from ostinato.batches import PolicyHandle
-    from ostinato.context import Context
-    from ostinato.draws import Draws
-    from ostinato.plugins import activate
-    from ostinato.policy import Policy
-    from ostinato.policy_training import PolicyTrainer
-    from ostinato.prompts import PromptSet
-    from ostinato.reward_model import RewardModel
+    from ostinato.config.draws import Draws
+    from ostinato.contract.batches import PolicyHandle
+    from ostinato.contract.context import Context
+    from ostinato.contract.plugins import activate
+    from ostinato.data.prompts import PromptSet
+    from ostinato.engine.policy_training import PolicyTrainer
+    from ostinato.machine.backend import Backend
+    from ostinato.models.policy import Policy
+    from ostinato.models.reward_model import RewardModel
 
     setting = common.SETTINGS[args.setting]
     total = args.steps + common.WARMUP_STEPS

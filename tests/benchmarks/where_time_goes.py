@@ -51,10 +51,10 @@ def main():
     import torch
     from ostinato_ppo import build_tokenizer
 
-    from ostinato.config import GenerationSection
-    from ostinato.generation import sample
-    from ostinato.policy import Policy
-    from ostinato.reward_model import RewardModel
+    from ostinato.config.sections import GenerationSection
+    from ostinato.models.generation import sample
+    from ostinato.models.policy import Policy
+    from ostinato.models.reward_model import RewardModel
 
     common.set_torch_threads(args.threads)
     setting, work = common.SETTINGS[args.setting], common.WORK

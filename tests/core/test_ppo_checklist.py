@@ -12,20 +12,25 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parents[1]
-ENGINE = "core/test_policy_training.py"
-POLICY = "core/test_policy.py"
-SAMPLING = "core/test_generation.py"
+REWARDS = "core/engine/test_reward_training.py"
+KL = "core/models/test_kl.py"
+ENGINE = "core/engine/test_policy_training.py"
+POLICY = "core/models/test_policy.py"
+SAMPLING = "core/models/test_generation.py"
 PPO = "plugins/optimisers/test_ppo.py"
 
 CHECKLIST: dict[str, list[tuple[str, str]]] = {
     "dropout is off in policy, reference, value and reward model": [
         (POLICY, "test_dropout_is_off_even_for_a_model_in_train_mode"),
         (ENGINE, "test_dropout_stays_off_while_training"),
-        ("core/test_reward_training.py", "test_dropout_is_on_only_for_who_needs_it_and_off_again"),
+        (
+            REWARDS,
+            "test_dropout_is_on_only_for_who_needs_it_and_off_again",
+        ),
     ],
     "first minibatch: ratio 1, KL 0 at step 0": [
         (ENGINE, "test_the_first_minibatch_has_ratio_1_and_no_kl"),
-        ("core/test_backend.py", "test_bf16_bounds_the_ratio_of_the_first_minibatch"),
+        ("core/machine/test_backend.py", "test_bf16_bounds_the_ratio_of_the_first_minibatch"),
     ],
     "log-probs of policy, rollout and reference over the sampling temperature": [
         (POLICY, "test_logprobs_equal_plain_transformers"),
@@ -35,7 +40,7 @@ CHECKLIST: dict[str, list[tuple[str, str]]] = {
     "a restricted sampler is refused": [(SAMPLING, "test_a_restricted_sampler_is_refused")],
     "pad differs from eos; padding, positions and batch size change nothing": [
         (
-            "core/test_models.py",
+            "core/models/test_loading.py",
             "test_a_tokenizer_whose_pad_is_its_eos_gets_a_pad_and_the_model_a_row_for_it",
         ),
         (
@@ -69,17 +74,17 @@ CHECKLIST: dict[str, list[tuple[str, str]]] = {
     ],
     "reward head N(0, 1/sqrt(d+1)) without bias; scores calibrated on the training responses": [
         (
-            "core/test_reward_model.py",
+            "core/models/test_reward_model.py",
             "test_head_is_normal_with_std_one_over_root_of_d_plus_one",
         ),
         (
-            "core/test_reward_training.py",
+            REWARDS,
             "test_calibration_is_mean_and_std_over_the_training_responses",
         ),
     ],
     "Adam eps, annealing, permutations, accumulation": [
         (ENGINE, "test_adam_has_eps_1e_5_and_the_learning_rate_is_annealed"),
-        ("core/test_policy_update.py", "test_learning_rate_schedules"),
+        ("core/engine/test_policy_update.py", "test_learning_rate_schedules"),
         (ENGINE, "test_every_epoch_permutes_the_rollout_and_uses_each_response_once"),
         (ENGINE, "test_accumulation_changes_nothing"),
     ],
@@ -87,8 +92,8 @@ CHECKLIST: dict[str, list[tuple[str, str]]] = {
         (ENGINE, "test_the_reference_is_the_initial_policy_itself_and_neither_is_changed"),
     ],
     "optimiser, controller and step are in the checkpoint; draws are seeded by name": [
-        ("core/test_resume.py", "test_a_run_that_crashes_again_and_again"),
-        ("core/test_draws.py", "test_a_generator_depends_on_its_name_alone"),
+        ("core/engine/test_resume.py", "test_a_run_that_crashes_again_and_again"),
+        ("core/config/test_draws.py", "test_a_generator_depends_on_its_name_alone"),
     ],
     "what is not finite stops the run": [
         (ENGINE, "test_a_nan_reward_stops_the_run"),
@@ -102,8 +107,11 @@ CHECKLIST: dict[str, list[tuple[str, str]]] = {
     ],
     "the logged KL is the KL trained on; exact KL beside it": [
         (ENGINE, "test_the_logged_kl_is_the_kl_that_is_trained_on"),
-        ("core/test_kl.py", "test_the_estimator_is_trained_on_logged_and_told_to_the_controller"),
-        ("core/test_kl.py", "test_exact_kl_is_never_negative_and_is_the_mean_of_log_ratios"),
+        (
+            "core/models/test_kl.py",
+            "test_the_estimator_is_trained_on_logged_and_told_to_the_controller",
+        ),
+        (KL, "test_exact_kl_is_never_negative_and_is_the_mean_of_log_ratios"),
     ],
 }
 

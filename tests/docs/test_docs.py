@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 import ostinato
-from ostinato.config import load_config
-from ostinato.hookspecs import KINDS
+from ostinato.config.reading import load_config
+from ostinato.contract.hookspecs import KINDS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

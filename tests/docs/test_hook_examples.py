@@ -7,8 +7,8 @@ import re
 import pytest
 
 import ostinato
-from ostinato.hookspecs import KINDS
-from ostinato.plugins import hooks_of
+from ostinato.contract.discovery import hooks_of
+from ostinato.contract.hookspecs import KINDS
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ostinato.hookspecs import KINDS
-from ostinato.plugins import declared, discover
+from ostinato.contract.activation import declared
+from ostinato.contract.discovery import discover
+from ostinato.contract.hookspecs import KINDS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "mixing.md").read_text(encoding="utf-8")
 BUILT_IN = sorted(n for n, claims in discover().items() if any(c.built_in for c in claims))

@@ -28,7 +28,13 @@ def test_wheel_holds_the_package_and_its_marker(site):
 
 def test_ostinato_finds_it_with_its_distribution(site):
     done = subprocess.run(
-        [sys.executable, "-c", "from ostinato.cli import main; main()", "plugins", "--json"],
+        [
+            sys.executable,
+            "-c",
+            "from ostinato.terminal.cli import main; main()",
+            "plugins",
+            "--json",
+        ],
         env=os.environ | {"PYTHONPATH": str(site)},
         capture_output=True,
         text=True,

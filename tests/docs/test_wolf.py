@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ostinato.config import load_config
-from ostinato.session import check
+from ostinato.config.reading import load_config
+from ostinato.engine.session import check
 
 
 @pytest.fixture

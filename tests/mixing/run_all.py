@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from mixing import covering, micro  # noqa: E402
-from ostinato.errors import UserError  # noqa: E402
-from ostinato.mixing import Mixing  # noqa: E402
-from ostinato.plugins import activate  # noqa: E402
+from ostinato.config.errors import UserError  # noqa: E402
+from ostinato.contract.mixing import Mixing  # noqa: E402
+from ostinato.contract.plugins import activate  # noqa: E402
 
 TABLE = ROOT / "docs" / "measured" / "mixing.csv"
 COLUMNS = ("kind", "listed", "active", "seconds", "fault")

@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 
 from mixing import covering, micro, run_all
-from ostinato.hookspecs import KINDS
+from ostinato.contract.hookspecs import KINDS
 
 MIXING = micro.mixing()
 ARRAY = covering.covering_array(MIXING)

@@ -7,7 +7,7 @@ import pytest
 import ostinato
 from kill_runs import Crash, crash_at, differing, outcome
 from mixing import covering, micro
-from ostinato.reward_model import load_reward
+from ostinato.models.reward_model import load_reward
 
 MIXING = micro.mixing()
 LISTED = covering.fixed_set(MIXING)

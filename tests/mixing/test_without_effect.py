@@ -8,7 +8,7 @@ import pytest
 
 import ostinato
 from mixing import micro
-from ostinato.config import merged
+from ostinato.config.reading import merged
 
 MIXING = micro.mixing()
 PAGE = Path(__file__).parents[2] / "docs" / "mixing.md"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from os.path import expanduser
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from datasets import Dataset
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -60,18 +59,22 @@ class RewardFusion:
         """Models that R_k has beside members: what a plugin that needs members counts."""
         return len(self.config.models) + (self.config.own != "none")
 
-    @cached_property
-    def external(self) -> list[RewardModel]:
-        """The reward models that the run file names."""
-        key = "plugins.reward_fusion.models"
-        found = [trained_reward(name, key) for name in self.config.models]
-        return [member for reward in found for member in reward.members]
+    def __init__(self) -> None:
+        self.external: list[RewardModel] = []
+
+    def load(self, readers: Mapping[str, Any]) -> list[RewardModel]:
+        """The reward models that the run file names, loaded once."""
+        if not self.external:
+            key = "plugins.reward_fusion.models"
+            found = [trained_reward(name, key, readers=readers) for name in self.config.models]
+            self.external = [member for reward in found for member in reward.members]
+        return self.external
 
     @hookimpl
     def observe(self, event: Event) -> None:
         """A model that cannot be loaded ends the run before anything is computed."""
         if event.kind == "run_started":
-            _ = self.external
+            self.load(event.data["plugins"].readers)
 
     @hookimpl
     def combine_rm(
@@ -84,7 +87,7 @@ class RewardFusion:
         """
         chosen = {"latest": reward_models[-1:], "all": reward_models, "none": []}[self.config.own]
         own = [member.copy() for reward in chosen for member in reward.members]
-        models = [*own, *self.external]
+        models = [*own, *self.load(ctx.readers)]
         tokenizer = ctx.sft.load().tokenizer
         for model in models:
             calibrated(model.to(ctx.device), datasets[0], tokenizer)

@@ -57,7 +57,7 @@ def test_effect_flipping_restores_accuracy(kit, comparisons, seed):
     With two fifths of the labels wrong and the true strength known, the model trained on flipped
     data beats the one trained on the data as it is.
     """
-    from ostinato.reward_training import held_out_accuracy
+    from ostinato.engine.reward_training import held_out_accuracy
 
     data = comparisons(160, seed=seed, noise=0.4)
     strength = [-1.0 if wrong else 1.0 for wrong in data["wrong"]]

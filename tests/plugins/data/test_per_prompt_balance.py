@@ -9,7 +9,7 @@ import pytest
 import torch
 from datasets import concatenate_datasets
 
-from ostinato.preferences import swapped
+from ostinato.data.preferences import swapped
 
 
 def balanced(kit, data):

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from ostinato import UserError, load_config
-from ostinato.draws import Draws
-from ostinato.session import check
+from ostinato.config.draws import Draws
+from ostinato.engine.session import check
 
 
 def sets(comparisons, count, prompts=12, responses=2):

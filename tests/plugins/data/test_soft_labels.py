@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import softplus
 
 from ostinato import UserError
-from ostinato.reward_training import held_out_accuracy
+from ostinato.engine.reward_training import held_out_accuracy
 
 STRENGTH = [0.5, -0.1, 2.0, -3.0, 0.0, 1.0, -0.2, 0.3]
 

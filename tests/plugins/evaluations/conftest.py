@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ostinato.context import Evaluation
+from ostinato.contract.context import Evaluation
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 
 import ostinato
 from kill_runs import Crash, crash_at, differing, outcome
-from ostinato import Pause, UserError, load_config, stages
-from ostinato.cli import app
-from ostinato.session import check
+from ostinato import Pause, UserError, load_config
+from ostinato.engine import stages
+from ostinato.engine.session import check
+from ostinato.terminal.cli import app
 
 PEOPLE = Path(__file__).parents[3] / "docs/run-files/people.yaml"
 SMALL = [

@@ -7,8 +7,8 @@ import pytest
 from datasets import Dataset
 
 from ostinato import UserError, load_config
-from ostinato.draws import Draws
-from ostinato.session import check
+from ostinato.config.draws import Draws
+from ostinato.engine.session import check
 
 
 def labelled(kit, first, second, seed=0, **settings):

@@ -20,8 +20,8 @@ from transformers import (
 
 import ostinato
 from ostinato import UserError, load_config
-from ostinato.batches import PolicyHandle
-from ostinato.session import check
+from ostinato.contract.batches import PolicyHandle
+from ostinato.engine.session import check
 from ostinato_plugins.labellers.judge_labels import TEMPLATE, JudgeLabels
 
 ROOT = Path(__file__).parents[3]

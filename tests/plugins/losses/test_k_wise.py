@@ -10,8 +10,8 @@ import torch
 from datasets import concatenate_datasets
 
 from ostinato import RMOutputs, UserError
-from ostinato.comparisons import ranks
-from ostinato.reward_training import held_out_accuracy
+from ostinato.engine.comparisons import ranks
+from ostinato.engine.reward_training import held_out_accuracy
 
 DRAW = np.random.default_rng(0)
 

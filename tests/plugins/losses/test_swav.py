@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 import ostinato
 from ostinato import RMOutputs, UserError, load_config
-from ostinato.reward_model import RewardModel
-from ostinato.session import check
+from ostinato.engine.session import check
+from ostinato.models.reward_model import RewardModel
 from ostinato_plugins.losses.swav import sinkhorn
 
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from ostinato.config import load_config
-from ostinato.errors import UserError
-from ostinato.plugins import activate
-from ostinato.session import check
+from ostinato.config.errors import UserError
+from ostinato.config.reading import load_config
+from ostinato.contract.plugins import activate
+from ostinato.engine.session import check
 
 
 def controller(**settings):

@@ -10,9 +10,9 @@ import torch
 
 import ostinato
 from kill_runs import Crash, crash_at, differing, outcome
-from ostinato.errors import UserError
-from ostinato.policy_training import PolicyTrainer
-from ostinato.session import check
+from ostinato.config.errors import UserError
+from ostinato.engine.policy_training import PolicyTrainer
+from ostinato.engine.session import check
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "rloo": {"responses": 4},

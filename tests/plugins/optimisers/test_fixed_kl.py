@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ostinato.plugins import activate
+from ostinato.contract.plugins import activate
 
 
 @pytest.mark.parametrize("coefficient", [0.0, 0.05])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ostinato.batches import PolicyOutputs, Rollout
-from ostinato.errors import UserError
-from ostinato.plugins import activate
+from ostinato.config.errors import UserError
+from ostinato.contract.batches import PolicyOutputs, Rollout
+from ostinato.contract.plugins import activate
 
 
 def ppo(**settings):

@@ -10,9 +10,9 @@ import torch
 
 import ostinato
 from ostinato import UserError
-from ostinato.batches import PolicyOutputs
-from ostinato.config import load_config
-from ostinato.plugins import activate
+from ostinato.config.reading import load_config
+from ostinato.contract.batches import PolicyOutputs
+from ostinato.contract.plugins import activate
 
 SMALL = {"rollouts": 1, "rollout_size": 8, "minibatch": 8, "epochs": 1, "lr": 1e-2}
 PROMPTS = [[2], [3, 4], [5, 2, 2], [2, 4], [3], [4, 4], [5], [5, 5, 3]]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ostinato.errors import UserError
+from ostinato.config.errors import UserError
 from rollout_kit import (
     SENTENCES,
     algorithm,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ostinato import UserError
-from ostinato.plugins import activate
+from ostinato.contract.plugins import activate
 from policy_kit import Watched, float64
 
 PROMPTS = [[2], [3, 4], [5, 2]]

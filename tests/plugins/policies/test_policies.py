@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ostinato import Policy, PolicyHandle, PolicyHistory, UserError
-from ostinato.draws import Draws
+from ostinato.config.draws import Draws
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ostinato import UserError
-from ostinato.plugins import activate
+from ostinato.contract.plugins import activate
 from policy_kit import Watched, float64
 
 PROMPTS = [[2], [3, 4], [5, 2], [4, 4], [2, 2, 3]]

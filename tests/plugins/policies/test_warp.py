@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 import ostinato
 from kill_runs import Crash, crash_at, differing, outcome
 from ostinato import UserError
-from ostinato.plugins import activate
+from ostinato.contract.plugins import activate
 from policy_kit import Watched, float64
 
 TINY = [

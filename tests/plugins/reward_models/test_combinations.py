@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ostinato import UserError, combine
-from ostinato.reward_model import Calibration
-from ostinato.reward_training import calibrated
+from ostinato.engine.reward_training import calibrated
+from ostinato.models.reward import Calibration
 
 PROMPTS, RESPONSES, FINISHED = ["x", "yz", "z"], ["ab", "c", "dddd"], [True, False, True]
 

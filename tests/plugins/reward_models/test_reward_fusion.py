@@ -9,11 +9,12 @@ import pytest
 
 import ostinato
 from ostinato import UserError, combine
-from ostinato.batches import PolicyHandle
-from ostinato.draws import Draws
-from ostinato.events import Event
-from ostinato.reward_model import Calibration, RewardModel
-from ostinato.reward_training import calibrated, held_out_accuracy
+from ostinato.config.draws import Draws
+from ostinato.contract.batches import PolicyHandle
+from ostinato.contract.events import Event
+from ostinato.engine.reward_training import calibrated, held_out_accuracy
+from ostinato.models.reward import Calibration
+from ostinato.models.reward_model import RewardModel
 
 PROMPTS, RESPONSES, FINISHED = ["x", "yz", "z"], ["ab", "c", "dddd"], [True, False, True]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ostinato.reward_model import load_reward
+from ostinato.models.reward_model import load_reward
 
 STOPS = {"heads": 6, "body_loss": 0.55, "head_loss": 0.4}
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ostinato import UserError, combine
-from ostinato.reward_model import Calibration, RewardModel
-from ostinato.reward_training import calibrated, held_out_accuracy
+from ostinato.engine.reward_training import calibrated, held_out_accuracy
+from ostinato.models.reward import Calibration
+from ostinato.models.reward_model import RewardModel
 
 PROMPTS, RESPONSES, FINISHED = ["x", "yz", "z"], ["ab", "c", "dddd"], [True, False, True]
 

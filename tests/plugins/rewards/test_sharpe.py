@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ostinato import RewardBatch, Scores, UserError, load_config
-from ostinato.session import check
+from ostinato.engine.session import check
 
 
 def batch_of(parts, score=None):

@@ -1,0 +1,125 @@
+"""A run file, a world or a mapping becomes a checked config; overrides lie over it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import (
+    ValidationError,
+)
+
+from ostinato.config.complaints import describe_errors
+from ostinato.config.errors import UserError, closest
+from ostinato.config.sections import RunConfig
+from ostinato.config.worlds import placed, world_folder, world_settings, worlds
+from ostinato.config.yaml_files import parsed, read_file
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` laid over ``below``, mapping by mapping; lists are replaced whole."""
+    out = dict(below)
+    for key, value in above.items():
+        old = out.get(key)
+        both = isinstance(value, Mapping) and isinstance(old, Mapping)
+        out[key] = merged(old, value) if both else value  # type: ignore[arg-type]
+    return out
+
+
+def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as ``a.b.c`` keys."""
+    if not isinstance(settings, Mapping) or not settings:
+        return {prefix: settings}
+    return {
+        k: v
+        for key, value in settings.items()
+        for k, v in flat(value, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+def _override(text: str) -> tuple[list[str], Any]:
+    """``a.b=value`` as its path and its value."""
+    key, separator, value = text.partition("=")
+    if not separator or not all(key.split(".")):
+        raise UserError(f"--set {text}: expected key=value, such as rl.rollouts=10")
+    try:
+        return key.split("."), parsed(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {text}: the value is not valid YAML") from None
+
+
+def _nested(path: Sequence[str], value: Any) -> Any:
+    for part in reversed(path):
+        value = {part: value}
+    return value
+
+
+def _set_plugin(listed: Any, path: Sequence[str], value: Any) -> Any:
+    """The list of plugins with one setting, ``path`` = name and key, changed."""
+    if not isinstance(listed, list) or not all(isinstance(e, str | dict) for e in listed):
+        return listed  # validation says what is wrong with it
+    key = f"--set plugins.{'.'.join(path)}"
+    entries = [{e: {}} if isinstance(e, str) else e for e in listed]
+    names = {name for entry in entries for name in entry}
+    if path[0] not in names:
+        raise UserError(f"{key}: the run lists no plugin '{path[0]}'{closest(path[0], names)}")
+    changed = _nested(path[1:], value)
+    return [
+        {path[0]: merged(entry[path[0]] or {}, changed)} if path[0] in entry else entry
+        for entry in entries
+    ]
+
+
+def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and validate a run: a file, a world's name, or a mapping, with ``key=value`` overrides.
+
+    Raises UserError with every complaint, one a line.
+    """
+    if isinstance(source, Mapping):
+        where, settings = "run", dict(source)
+    elif str(source) in worlds() and not Path(source).exists():
+        where, settings = str(source), {"world": str(source)}
+    else:
+        where, settings = str(source), read_file(Path(source), worlds())
+        _anchor_paths(settings, Path(source).absolute().parent)
+    changes = [_override(text) for text in overrides]
+    of_plugins = [(p[1:], v) for p, v in changes if p[0] == "plugins" and len(p) > 2]
+    for path, value in changes:
+        if path[1:] not in [p for p, _ in of_plugins]:
+            settings = merged(settings, _nested(path, value))
+    if isinstance(world := settings.get("world"), str):
+        settings = merged(world_settings(world, where), settings)
+    for path, value in of_plugins:
+        settings["plugins"] = _set_plugin(settings.get("plugins"), path, value)
+    if isinstance(world, str) and "plugins" in settings:
+        settings["plugins"] = placed(settings["plugins"], str(world_folder(world, where)))
+    try:
+        config = RunConfig.model_validate(settings)
+    except ValidationError as error:
+        raise UserError("\n".join(describe_errors(error, RunConfig, where))) from None
+    if config.gold is not None and isinstance(source, str | Path) and Path(source).is_file():
+        config.gold._beside = Path(source).absolute().parent
+    return config
+
+
+def _anchor_paths(settings: dict[str, Any], folder: Path) -> None:
+    """Paths in a run file are relative to it; a hub name is a path only where one is there."""
+    parts = [settings.get(name) for name in ("policy", "reward_model", "gold", "prompts", "sft")]
+    listed = settings.get("plugins")
+    for entry in listed if isinstance(listed, list) else ():
+        parts += entry.values() if isinstance(entry, dict) else ()
+
+    def anchored(value: Any) -> Any:
+        if isinstance(value, list):
+            return [anchored(one) for one in value]
+        if not isinstance(value, str):
+            return value
+        path = folder / Path(value).expanduser()
+        return str(path.resolve()) if value.startswith((".", "~")) or path.exists() else value
+
+    for part in parts:
+        for key in ("model", "models", "tokenizer", "data") if isinstance(part, dict) else ():
+            if key in part:  # type: ignore[operator]
+                part[key] = anchored(part[key])  # type: ignore[index]

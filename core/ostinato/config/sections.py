@@ -1,0 +1,351 @@
+"""The run file: one pydantic model a section, every error at once, in one sentence each."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from ostinato.config.named import load_named
+
+Estimator = Literal["k1", "k2", "k3", "exact"]
+
+
+class Section(BaseModel):
+    """A part of the run file; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads yes, no, on and off as truth values, and pydantic takes those for 1 and 0."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        given = value if isinstance(value, list | tuple) else [value]
+        if {int, float} & {kind, *get_args(kind)} and any(isinstance(v, bool) for v in given):
+            raise ValueError(f"expected a number, got {str(value).lower()}")
+        return value
+
+
+class ModelSection(Section):
+    """Where a model comes from."""
+
+    model: str | None = Field(None, description="hub name or path of a transformers checkpoint")
+    tokenizer: str | None = Field(
+        None, description="hub name or path, or 'bytes'; the model's own when left out"
+    )
+    random: dict[str, Any] | None = Field(
+        None,
+        description="build with random weights from this transformers config "
+        "(model_type and sizes) instead of loading",
+    )
+    trust_remote_code: bool = Field(False, description="run code that comes with the checkpoint")
+
+    @model_validator(mode="after")
+    def _something(self) -> ModelSection:
+        if self.random is not None and "model_type" not in self.random:
+            raise ValueError("random needs a model_type, such as gpt_neox")
+        return self
+
+
+class RequiredModelSection(ModelSection):
+    """A model that every run has."""
+
+    @model_validator(mode="after")
+    def _present(self) -> RequiredModelSection:
+        if self.model is None and self.random is None:
+            raise ValueError("has neither model nor random, and no world supplies one")
+        return self
+
+
+class PolicySection(RequiredModelSection):
+    """The policy that is sampled and optimised."""
+
+    value: Literal["shared", "separate"] = Field(
+        "shared", description="the value head sits on the policy's trunk, or on a copy of it"
+    )
+
+
+class RewardModelSection(RequiredModelSection):
+    """The proxy reward models."""
+
+    model: str | None = Field(
+        None,
+        description="hub name or path of a transformers checkpoint of a decoder, whose body gets "
+        "a fresh linear head",
+    )
+    members: int = Field(1, ge=1, description="reward models trained an iteration")
+    epochs: float | None = Field(
+        None, gt=0, description="passes over the data, or give updates; 5 when neither is given"
+    )
+    updates: int | None = Field(None, ge=1, description="optimiser updates; or give epochs")
+    batch: int = Field(32, ge=1, description="comparisons an optimiser update")
+    accumulate: int = Field(1, ge=1, description="micro-batches an update")
+    lr: float = Field(1e-5, gt=0, description="peak learning rate of AdamW")
+    lr_final: float = Field(0.0, ge=0, description="learning rate at the end, after linear decay")
+    warmup: int = Field(0, ge=0, description="updates of linear warm-up")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradient norm at which it is clipped")
+    max_tokens: int = Field(1024, ge=2, description="longest prompt + response, in tokens")
+
+    @model_validator(mode="after")
+    def _length(self) -> RewardModelSection:
+        if self.epochs is not None and self.updates is not None:
+            raise ValueError("give epochs or updates, not both (set the world's to null)")
+        if self.epochs is None and self.updates is None:
+            self.epochs = 5.0
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch {self.batch} is no multiple of accumulate {self.accumulate}")
+        return self
+
+
+class GoldSection(ModelSection):
+    """The gold reward model that stands for the human: a checkpoint, or a function of text."""
+
+    model: str | None = Field(
+        None,
+        description="hub name or path of a sequence-classification checkpoint with one label; "
+        "decoders read prompt + response, encoders the pair",
+    )
+    function: str | None = Field(
+        None,
+        description="module:factory; the factory answers an object with `score`. The module is "
+        "an installed one, or a file beside the run file",
+    )
+    _beside: Path | None = PrivateAttr(None)  # the run file's folder
+    batch: int = Field(64, ge=1, description="responses scored at once")
+
+    def factory(self) -> Any:
+        """What ``function`` names. Raises UserError where it cannot be imported."""
+        assert self.function is not None
+        beside = str(self._beside)
+        if self._beside is not None and beside not in sys.path:
+            sys.path.append(beside)  # behind what is installed, which a file must not hide
+        return load_named(self.function, "gold.function")
+
+    @model_validator(mode="after")
+    def _one(self) -> GoldSection:
+        if (self.model is None and self.random is None) == (self.function is None):
+            raise ValueError("give exactly one of model (or random) and function")
+        return self
+
+
+class Shares(Section):
+    """How the prompts are split, by hash of their text; the shares add up to 1."""
+
+    preference: float = Field(0.4, gt=0, lt=1, description="share for preference pairs")
+    rl: float = Field(0.4, gt=0, lt=1, description="share for policy optimisation")
+    evaluation: float = Field(0.2, gt=0, lt=1, description="share for evaluation")
+
+    @model_validator(mode="after")
+    def _sum(self) -> Shares:
+        total = self.preference + self.rl + self.evaluation
+        if not math.isclose(total, 1.0, abs_tol=1e-6):
+            raise ValueError(f"the shares add up to {total:g}, expected 1")
+        return self
+
+
+class PromptsSection(Section):
+    """Prompts, split into disjoint preference, RL and evaluation sets."""
+
+    data: str = Field(description="JSON/JSONL file, Arrow file or folder, or hub name")
+    split: str = Field("train", description="split of a hub data set")
+    field: str = Field("prompt", description="column with the prompt, where rows have one")
+    template: str = Field(
+        "{prompt}",
+        description="how a row becomes a prompt: a format string over its columns, "
+        "or 'alpaca' or 'open-assistant'",
+    )
+    shares: Shares = Field(default_factory=Shares, description="share of each split")
+    preference: int = Field(1000, ge=2, description="prompts of which pairs are sampled")
+    held_out: int = Field(
+        100, ge=0, description="further preference prompts whose pairs only measure accuracy"
+    )
+    evaluation: int = Field(192, ge=4, description="evaluation prompts")
+    fresh: bool = Field(False, description="draw new preference prompts in every iteration")
+    max_tokens: int = Field(520, ge=1, description="longer prompts are left out")
+
+
+class GenerationSection(Section):
+    """How responses are sampled."""
+
+    max_new_tokens: int = Field(256, ge=1, description="longest response in tokens")
+    temperature: float = Field(1.0, gt=0, description="logits are divided by it everywhere")
+    top_k: int = Field(0, ge=0, description="0 is off; must be 0 while the policy is optimised")
+    top_p: float = Field(1.0, gt=0, le=1, description="1 is off; must be 1 likewise")
+    stop: str | None = Field(None, description="stop token; the tokenizer's eos when left out")
+    batch: int = Field(256, ge=1, description="responses sampled at once")
+
+    @model_validator(mode="after")
+    def _unrestricted(self) -> GenerationSection:
+        if self.top_k or self.top_p < 1:
+            raise ValueError(
+                f"top_k {self.top_k} and top_p {self.top_p:g}: the policy must be sampled without "
+                "restriction (top_k 0, top_p 1), or the KL comes out negative"
+            )
+        return self
+
+
+class PreferencesSection(Section):
+    """How comparisons are collected."""
+
+    responses: int = Field(2, ge=2, description="responses a prompt; all their pairs are labelled")
+
+
+class KLSection(Section):
+    """The penalty that keeps the policy near its reference, pi_k_init."""
+
+    coefficient: float = Field(0.05, ge=0, description="coefficient of the per-token KL")
+    estimator: Estimator = Field(
+        "k1",
+        description="the KL of a token: estimated from the sampled one, or exact over the "
+        "vocabulary; in the reward only k1 has the gradient of the KL",
+    )
+
+
+class Unfinished(Section):
+    """What happens to the score of a response without its stop token."""
+
+    penalty: float = Field(0.0, description="subtracted from the score, or put in its place")
+    mode: Literal["subtract", "replace"] = Field("subtract", description="how it is applied")
+
+
+class RLSection(Section):
+    """The engine of policy optimisation; the algorithm's own settings are its plugin's."""
+
+    rollouts: int | None = Field(None, ge=1, description="rollouts an iteration; or give updates")
+    updates: int | None = Field(
+        None,
+        ge=1,
+        description="optimiser updates an iteration, if the algorithm trains on every response",
+    )
+    rollout_size: int = Field(256, ge=1, description="responses a rollout")
+    minibatch: int = Field(32, ge=1, description="responses an optimiser update")
+    accumulate: int = Field(1, ge=1, description="micro-batches an update")
+    epochs: int = Field(4, ge=1, description="passes over each rollout")
+    lr: float = Field(1e-6, gt=0, description="learning rate of Adam at the start")
+    lr_final: float = Field(1e-7, ge=0, description="learning rate at the end")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="decay of lr")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="Adam's betas, each in [0, 1)")
+    eps: float = Field(1e-5, gt=0, description="Adam's epsilon")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradient norm at which it is clipped")
+    clip_score: float | None = Field(None, gt=0, description="scores are cut to [-c, c]")
+    unfinished: Unfinished = Field(
+        default_factory=Unfinished, description="responses without a stop token"
+    )
+
+    @field_validator("betas")
+    @classmethod
+    def _decays(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError(f"each should be at least 0 and less than 1, got {list(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _sizes(self) -> RLSection:
+        if self.rollout_size % self.minibatch:
+            raise ValueError(
+                f"rollout_size {self.rollout_size} is no multiple of minibatch {self.minibatch}"
+            )
+        if self.minibatch % self.accumulate:
+            raise ValueError(
+                f"minibatch {self.minibatch} is no multiple of accumulate {self.accumulate}"
+            )
+        if self.rollouts is not None and self.updates is not None:
+            raise ValueError("give rollouts or updates, not both (set the world's to null)")
+        per_rollout = self.epochs * self.rollout_size // self.minibatch
+        if self.updates is not None:
+            self.rollouts = math.ceil(self.updates / per_rollout)
+        self.rollouts = self.rollouts or 188
+        self.updates = None
+        return self
+
+
+class EvaluationSection(Section):
+    """Measures on held-out prompts while the policy is optimised."""
+
+    every: int = Field(10, ge=1, description="rollouts between evaluations; the last is evaluated")
+    samples: int = Field(3, ge=0, description="sample texts kept with each evaluation")
+
+
+class SFTSection(Section):
+    """An optional supervised stage before the loop, through TRL's SFTTrainer."""
+
+    data: str = Field(description="JSON/JSONL file, Arrow file or folder, or hub name")
+    split: str = Field("train", description="split of a hub data set")
+    prompt: str = Field("prompt", description="column with the prompt")
+    completion: str = Field("completion", description="column with the response")
+    epochs: float = Field(3.0, gt=0, description="passes over the data")
+    batch: int = Field(4, ge=1, description="rows an update")
+    lr: float = Field(8e-6, gt=0, description="learning rate")
+
+
+class BackendSection(Section):
+    """Where and how it runs; may change when a run is resumed."""
+
+    device: Literal["auto", "cpu", "gpu"] = Field("auto", description="what accelerate should use")
+    dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="fp32 on CPU, bf16 on GPU")
+    threads: int | None = Field(None, ge=1, description="torch threads; all cores when left out")
+
+
+def _nothing() -> Any:
+    """A section that is left out: its own errors then stand among all the others."""
+    return {}
+
+
+class RunConfig(Section):
+    """A whole run file."""
+
+    world: str | None = Field(
+        None, description="an embedded world that supplies models and prompts"
+    )
+    seed: int = Field(0, ge=0, description="seed of every random draw")
+    iterations: int = Field(4, ge=1, description="iterations of the loop")
+    plugins: list[str | dict[str, dict[str, Any] | None]] = Field(
+        default_factory=list, description="names, or {name: settings}; order matters in chains"
+    )
+    policy: PolicySection = Field(default_factory=_nothing)
+    reward_model: RewardModelSection = Field(default_factory=_nothing)
+    gold: GoldSection | None = None
+    prompts: PromptsSection = Field(default_factory=_nothing)
+    preferences: PreferencesSection = Field(default_factory=PreferencesSection)
+    generation: GenerationSection = Field(default_factory=lambda: GenerationSection())
+    kl: KLSection = Field(default_factory=lambda: KLSection())
+    rl: RLSection = Field(default_factory=lambda: RLSection())
+    evaluation: EvaluationSection = Field(default_factory=lambda: EvaluationSection())
+    sft: SFTSection | None = None
+    backend: BackendSection = Field(default_factory=lambda: BackendSection())
+    checkpoint_every: int = Field(1, ge=1, description="rollouts between checkpoints")
+
+    @field_validator("plugins", mode="before")
+    @classmethod
+    def _one_name_each(cls, value: Any) -> Any:
+        for entry in value if isinstance(value, list) else ():
+            if isinstance(entry, str):
+                continue
+            if not isinstance(entry, Mapping) or len(entry) != 1:
+                raise ValueError(f"{entry!r} should be a name, or one name with its settings")
+            name, settings = next(iter(entry.items()))
+            if not isinstance(name, str) or not isinstance(settings, Mapping | None):
+                raise ValueError(f"{entry!r}: settings of a plugin should be a mapping")
+        return value
+
+    @property
+    def wanted_plugins(self) -> list[tuple[str, dict[str, Any]]]:
+        """(name, settings) in the run file's order."""
+        return [
+            (entry, {}) if isinstance(entry, str) else next((n, s or {}) for n, s in entry.items())
+            for entry in self.plugins
+        ]

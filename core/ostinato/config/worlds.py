@@ -1,0 +1,53 @@
+"""Embedded worlds: packages that supply a run with models and prompts."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from ostinato.config.errors import UserError, closest
+from ostinato.config.yaml_files import read_file
+
+
+def worlds() -> dict[str, list[EntryPoint]]:
+    """Installed worlds by name; each entry point is a package with a ``world.yaml``."""
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group="ostinato.worlds"):
+        found.setdefault(entry.name, []).append(entry)
+    return found
+
+
+def world_settings(name: str, where: str) -> dict[str, Any]:
+    """A world's settings; ``{world}`` in its strings becomes the folder it lies in."""
+    folder = world_folder(name, where)
+    made = read_file(folder / "world.yaml")
+    return {key: placed(value, str(folder)) for key, value in made.items()}
+
+
+def world_folder(name: str, where: str) -> Path:
+    """Where an installed world lies. Raises UserError where there is no such world, or two."""
+    installed = worlds()
+    if name not in installed:
+        raise UserError(f"{where}: world: no world '{name}' is installed{closest(name, installed)}")
+    claims = installed[name]
+    if len(claims) > 1:
+        packages = " and ".join(c.dist.name for c in claims if c.dist)
+        raise UserError(f"{where}: world '{name}' is claimed by {packages}; uninstall one")
+    try:
+        spec = importlib.util.find_spec(claims[0].value)
+    except ImportError:
+        spec = None
+    if spec is None or spec.origin is None:
+        raise UserError(f"{where}: world: '{claims[0].value}' of '{name}' cannot be found")
+    return Path(spec.origin).parent
+
+
+def placed(value: Any, folder: str) -> Any:
+    if isinstance(value, dict):
+        return {k: placed(v, folder) for k, v in value.items()}
+    if isinstance(value, list):
+        return [placed(v, folder) for v in value]
+    return value.replace("{world}", folder) if isinstance(value, str) else value

@@ -1,0 +1,1 @@
+"""What plugins stand on: the hooks, their arguments and answers, and how they are called."""

@@ -1,0 +1,104 @@
+"""What a hook may ask of the run beside its own arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ostinato.config.draws import Draws
+from ostinato.config.sections import RunConfig
+from ostinato.contract.batches import PolicyHandle
+from ostinato.models.reward_model import Reader
+from ostinato.models.samples import Samples, Scorer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ostinato.models.policy import Policy
+    from ostinato.models.reward import Reward
+
+
+def _absent(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("this part of the context is not there during this hook")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What ``evaluate`` hooks measure: one sample of responses to the evaluation prompts.
+
+    ``proxy`` and ``latest`` (B,) calibrated scores of R_k and of the newest reward model alone;
+    ``gold`` (B,) in units of its std over SFT responses, None without a gold model; ``kl`` (B,)
+    exact KL to the SFT policy, nats per response. ``sft_samples`` answer the same prompts in the
+    same order, ``sft_gold`` (B,) is their gold. ``draw(purpose)`` samples the policy once more on
+    these prompts, ``draw(purpose, sft)`` another policy such as ``sft``; ``proxy_of(samples)``,
+    ``latest_of(samples)`` and ``gold_of(samples)`` score any samples as ``proxy``, ``latest`` and
+    ``gold`` are scored, on the CPU.
+    """
+
+    policy: Policy
+    sft: Policy
+    reward: Reward
+    samples: Samples
+    proxy: torch.Tensor
+    latest: torch.Tensor
+    gold: torch.Tensor | None
+    kl: torch.Tensor
+    sft_samples: Samples
+    sft_gold: torch.Tensor | None
+    draw: Callable[..., Samples]
+    proxy_of: Callable[[Samples], torch.Tensor]
+    latest_of: Callable[[Samples], torch.Tensor]
+    gold_of: Callable[[Samples], torch.Tensor | None]
+
+
+@dataclass(frozen=True)
+class Context:
+    """The run as a hook sees it.
+
+    ``iteration`` counts from 1, ``step`` in rollouts or optimiser steps of the current stage.
+    ``member`` is the reward model in training, ``update`` the policy's optimiser update,
+    ``micro_batch`` the part of it, each 0 elsewhere; all five seed :meth:`generator`.
+    ``sft`` is the SFT policy, ``gold`` the gold model or None, ``readers`` how the run's plugins
+    read reward models, ``device`` where models live, ``directory`` the run's folder. In
+    ``refine_data`` there are also
+    ``fit(data, purpose, epochs=...)`` -> RewardModel, trained from R_init on the preference loss
+    alone, and ``cached(name, make)`` -> Dataset, made once an iteration.
+    """
+
+    config: RunConfig
+    draws: Draws
+    device: torch.device
+    sft: PolicyHandle
+    gold: Scorer | None = None
+    readers: Mapping[str, Reader] = field(default_factory=dict)
+    iteration: int = 0
+    step: int = 0
+    member: int = 0
+    update: int = 0
+    micro_batch: int = 0
+    directory: Path = Path()
+    fit: Callable[..., Any] = _absent
+    cached: Callable[[str, Callable[[], Dataset]], Dataset] = _absent
+    evaluation: Evaluation | None = None
+    logged: dict[str, float] = field(default_factory=dict)
+
+    def at(self, **changes: Any) -> Context:
+        """The same context at another place."""
+        return replace(self, **changes)
+
+    def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+        """A fresh generator for this purpose at this place of the run."""
+        return self.draws.generator(self.purpose(purpose), self.step, device)
+
+    def purpose(self, purpose: str) -> str:
+        """The purpose with member, update and micro-batch, where they are not the first."""
+        place = {"member": self.member, "update": self.update, "micro-batch": self.micro_batch}
+        return "/".join([purpose, *(f"{name} {n}" for name, n in place.items() if n)])
+
+    def log(self, **values: float) -> None:
+        """Add numbers to the next row of metrics.jsonl."""
+        self.logged.update(values)

@@ -1,0 +1,173 @@
+"""Discover plugins by entry point, activate those that the run names, and call their hooks.
+
+Installed is not active: only the names in the run file's ``plugins`` list are imported, plus the
+documented default of each one-owner hook that nobody owns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ostinato.config.errors import UserError
+from ostinato.contract.activation import Active, activate_one
+from ostinato.contract.answers import check_answer
+from ostinato.contract.discovery import default_owners
+from ostinato.contract.hookspecs import KINDS
+from ostinato.contract.together import faults, with_defaults
+
+
+@dataclass
+class Plugins:
+    """The active plugins of a run, and the three ways to call a hook.
+
+    Each call records a magnitude of what the plugin did in ``actions``: proof that it acted.
+    ``logged`` holds what hooks logged for the next row of metrics.jsonl.
+    """
+
+    active: list[Active]
+    owners: dict[str, str]
+    actions: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    logged: dict[str, float] = field(default_factory=dict)
+
+    def implementing(self, hook: str) -> list[str]:
+        """Names of the active plugins with this hook, in the run file's order."""
+        return [a.name for a in self.active if hook in a.hooks]
+
+    @property
+    def readers(self) -> dict[str, Callable[..., Any]]:
+        """How the reward models of the run are read: by the mean, or a plugin's ``read``."""
+        from ostinato.models.reward_model import MEAN  # here: plugins are listed without torch
+
+        made = {a.name: getattr(a.instance, "read", None) for a in self.active}
+        return {**MEAN} | {name: read for name, read in made.items() if read}
+
+    def __getitem__(self, name: str) -> Active:
+        return next(a for a in self.active if a.name == name)
+
+    def call(self, name: str, hook: str, **arguments: Any) -> Any:
+        """Call one plugin's hook; an error carries the plugin's name as a note."""
+        try:
+            answers = getattr(self[name].callers, hook)(**arguments)
+        except Exception as error:
+            error.add_note(f"in plugin '{name}', hook '{hook}'")
+            raise
+        if not answers and KINDS[hook] != "all":
+            raise UserError(f"plugin '{name}': hook '{hook}' answered None")
+        if not answers:
+            return None
+        check_answer(name, hook, answers[0], arguments)
+        return answers[0]
+
+    def acted(self, name: str, hook: str, magnitude: float) -> None:
+        """Record the magnitude of what a hook call did."""
+        self.actions[f"{name}.{hook}"].append(float(magnitude))
+
+    def one(
+        self, hook: str, measure: Callable[[Any], float] | None = None, **arguments: Any
+    ) -> Any:
+        """The owner's answer."""
+        name = self.owners[hook]
+        answer = self.call(name, hook, **arguments)
+        if measure is not None:
+            self.acted(name, hook, measure(answer))
+        return answer
+
+    def chain(
+        self,
+        hook: str,
+        argument: str,
+        value: Any,
+        check: Callable[[str, Any, Any], float],
+        **arguments: Any,
+    ) -> Any:
+        """Pass ``value`` through all; ``check(plugin, before, after)`` answers a magnitude."""
+        for name in self.implementing(hook):
+            before, value = value, self.call(name, hook, **{argument: value}, **arguments)
+            self.acted(name, hook, check(name, before, value))
+        return value
+
+    def each(self, hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:
+        """(plugin, answer) of every plugin with the hook, in order."""
+        for name in self.implementing(hook):
+            yield name, self.call(name, hook, **arguments)
+
+    def taken_actions(self) -> dict[str, float]:
+        """Mean magnitude by ``plugin.hook`` since the last call of this, which forgets them."""
+        means = {key: sum(seen) / len(seen) for key, seen in self.actions.items() if seen}
+        self.actions.clear()
+        return means
+
+    def need(self, key: str) -> Any:
+        """The largest value that an active plugin needs of ``key``, or None.
+
+        A need is a least value, save ``dropout``: two plugins that need different ones are refused.
+        """
+        values = [a.needs[key] for a in self.active if a.needs.get(key)]
+        return max(values) if values else None
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Inside, actions and logged numbers start empty; afterwards they are as before."""
+        actions, logged = dict(self.actions), dict(self.logged)
+        self._pending({}, {})
+        try:
+            yield
+        finally:
+            self._pending(actions, logged)
+
+    def _pending(self, actions: Mapping[str, list[float]], logged: Mapping[str, float]) -> None:
+        for mine, new in ((self.actions, actions), (self.logged, logged)):
+            mine.clear()
+            mine.update(new)  # type: ignore[arg-type]
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run must know: each ``state_dict()``, and what waits for a row."""
+        states = {}
+        for a in self.active:
+            if hasattr(a.instance, "state_dict"):
+                try:
+                    states[a.name] = json.loads(json.dumps(a.instance.state_dict()))
+                except (TypeError, ValueError) as error:
+                    raise UserError(
+                        f"{a.found}: its state_dict() should hold numbers, text, lists and "
+                        f"mappings only: {error}"
+                    ) from error
+        return {"states": states, "actions": dict(self.actions), "logged": dict(self.logged)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Give back what :meth:`state` answered."""
+        self._pending(state["actions"], state["logged"])
+        for a in self.active:
+            if a.name in state["states"]:
+                a.instance.load_state_dict(state["states"][a.name])
+
+
+def activate(wanted: Sequence[tuple[str, Mapping[str, Any]]], where: str) -> Plugins:
+    """Activate the plugins of a run file and the defaults of hooks that nobody owns.
+
+    Raises UserError, every complaint a line, before anything is computed.
+    """
+    active: list[Active] = []
+    complaints: list[str] = []
+    names = [name for name, _ in wanted]
+    for name in dict.fromkeys(n for n in names if names.count(n) > 1):
+        complaints.append(f"{where}: plugin '{name}' is listed twice")
+    for name, settings in dict(wanted).items():
+        try:
+            active.append(activate_one(name, settings, where))
+        except UserError as error:
+            complaints.append(str(error))
+    if not complaints:
+        active = with_defaults(
+            active, default_owners(), lambda name: activate_one(name, {}, where, built_in=True)
+        )
+    complaints += [f"{where}: {fault}" for fault in faults(active, whole=not complaints)]
+    if complaints:
+        raise UserError("\n".join(complaints))
+    owners = {hook: a.name for a in active for hook in a.hooks if KINDS[hook] == "one"}
+    return Plugins(active, owners)

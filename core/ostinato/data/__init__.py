@@ -1,0 +1,1 @@
+"""Prompts, and the preference pairs that are collected on them."""

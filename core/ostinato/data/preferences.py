@@ -1,0 +1,221 @@
+"""Collect response pairs from the policy, label them, and keep them as Arrow tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from datasets import Dataset
+
+from ostinato.config.errors import UserError
+from ostinato.contract.context import Context
+from ostinato.contract.plugins import Plugins
+from ostinato.data.prompts import PromptSet
+from ostinato.models.generation import sample
+from ostinato.models.gold import gold_scores
+from ostinato.models.policy import Policy
+from ostinato.models.reward_model import token_rows
+
+SIDES = ("chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """The pairs of one iteration: ``train``; ``held_out``, which only measure accuracy; ``meta``.
+
+    ``meta`` holds responses of the current policy without labels, a row a prompt
+    (``prompt, responses, finished, prompt_ids, response_ids``), for plugins that need them.
+    """
+
+    train: Dataset
+    held_out: Dataset | None = None
+    meta: Dataset | None = None
+
+    def save(self, folder: Path) -> None:
+        """One Arrow file each."""
+        for name, data in self.__dict__.items():
+            if data is not None:
+                write_arrow(data, folder / f"{name}.arrow")
+
+    @classmethod
+    def load(cls, folder: Path) -> Preferences:
+        """What :meth:`save` wrote."""
+        return cls(
+            **{
+                name: Dataset.from_file(str(folder / f"{name}.arrow"))
+                for name in ("train", "held_out", "meta")
+                if (folder / f"{name}.arrow").exists()
+            }
+        )
+
+
+def write_arrow(data: Dataset, path: Path) -> None:
+    """An Arrow stream file with the same bytes for the same rows."""
+    table = data.with_format("arrow")[:] if len(data) else data.data.table
+    table = table.combine_chunks().replace_schema_metadata(None)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def save_data(data: Dataset, folder: Path) -> None:
+    """Comparisons as ``data.arrow``."""
+    write_arrow(data, folder / "data.arrow")
+
+
+def load_data(folder: Path) -> Dataset:
+    """What :func:`save_data` wrote."""
+    return Dataset.from_file(str(folder / "data.arrow"))
+
+
+def prompts_for(prompts: PromptSet, ctx: Context) -> tuple[PromptSet, PromptSet]:
+    """(training, held-out) preference prompts of an iteration: the same each time, unless fresh."""
+    settings = ctx.config.prompts
+    held, rest = settings.held_out, len(prompts) - settings.held_out
+    order = list(range(rest))
+    if settings.fresh:
+        order = torch.randperm(rest, generator=ctx.generator("fresh prompts")).tolist()
+    return prompts.take(order[: settings.preference]), prompts.take(range(rest, rest + held))
+
+
+def collect(policy: Policy, prompts: PromptSet, ctx: Context, purpose: str) -> Dataset:
+    """Responses of ``policy`` to each prompt, every pair of them a comparison (Wolf, Alg. 1).
+
+    Columns: group, prompt_id, iteration, prompt, prompt_ids, and for ``first`` and ``second`` the
+    text, _ids (the policy's tokens, stop token included), _finished, _index and _gold (or null).
+    """
+    k = ctx.config.preferences.responses
+    repeated = [row for row in prompts.tokens for _ in range(k)]
+    generator = ctx.draws.generator(purpose, device=policy.lm.device)
+    samples = sample(policy, repeated, ctx.config.generation, generator)
+    gold: list[float | None] = [None] * len(samples)
+    if ctx.gold is not None:
+        assert ctx.config.gold is not None
+        gold = gold_scores(ctx.gold, samples, ctx.config.gold.batch).tolist()
+    prompt_rows, response_rows = token_rows(samples)
+    finished = samples.finished.tolist()
+    rows = []
+    for group, prompt_id in enumerate(prompts.ids):
+        for i, j in combinations(range(k), 2):
+            row: dict[str, Any] = {
+                "group": group,
+                "prompt_id": prompt_id,
+                "iteration": ctx.iteration,
+                "prompt": prompts.texts[group],
+                "prompt_ids": prompt_rows[group * k],
+            }
+            for side, index in (("first", i), ("second", j)):
+                at = group * k + index
+                row[side] = samples.responses[at]
+                row[f"{side}_ids"] = response_rows[at]
+                row[f"{side}_finished"] = finished[at]
+                row[f"{side}_index"] = index
+                row[f"{side}_gold"] = gold[at]
+            rows.append(row)
+    return Dataset.from_list(rows)
+
+
+def collect_meta(policy: Policy, prompts: PromptSet, responses: int, ctx: Context) -> Dataset:
+    """``responses`` unlabelled responses of the current policy to each prompt, a row a prompt."""
+    repeated = [row for row in prompts.tokens for _ in range(responses)]
+    generator = ctx.draws.generator("meta responses", device=policy.lm.device)
+    samples = sample(policy, repeated, ctx.config.generation, generator)
+    prompt_rows, response_rows = token_rows(samples)
+    finished = samples.finished.tolist()
+    spans = [slice(i * responses, (i + 1) * responses) for i in range(len(prompts))]
+    return Dataset.from_dict(
+        {
+            "prompt": prompts.texts,
+            "prompt_ids": [prompt_rows[s.start] for s in spans],
+            "responses": [samples.responses[s] for s in spans],
+            "response_ids": [response_rows[s] for s in spans],
+            "finished": [finished[s] for s in spans],
+        }
+    )
+
+
+def label(comparisons: Dataset, plugins: Plugins, ctx: Context) -> Dataset:
+    """Comparisons with ``chosen`` and ``rejected`` for first and second, as the labeller prefers.
+
+    Adds label = P(chosen preferred) in [.5, 1], margin 0 and weight 1.
+    """
+    answered = plugins.one("label", comparisons=comparisons, ctx=ctx, measure=len)
+    preferred = [float(p) for p in answered]
+    owner = plugins.owners["label"]
+    if len(preferred) != len(comparisons):
+        raise UserError(
+            f"plugin '{owner}': hook 'label' answered {len(preferred)} labels for "
+            f"{len(comparisons)} comparisons"
+        )
+    if not all(0.0 <= p <= 1.0 for p in preferred):
+        raise UserError(f"plugin '{owner}': hook 'label' answered a number outside [0, 1]")
+    rows = []
+    for row, p in zip(comparisons, preferred, strict=True):
+        sides = ("first", "second") if p >= 0.5 else ("second", "first")
+        made = {key: value for key, value in row.items() if not key.startswith(sides)}
+        for new, old in zip(SIDES, sides, strict=True):
+            made |= {key.replace(old, new, 1): row[key] for key in row if key.startswith(old)}
+        rows.append(made | {"label": max(p, 1 - p), "margin": 0.0, "weight": 1.0})
+    return Dataset.from_list(rows)
+
+
+def swapped(data: Dataset, where: Sequence[bool]) -> Dataset:
+    """The data with chosen and rejected exchanged (all columns named so) ``where`` true."""
+    table = data.to_dict()
+    for column in [c for c in table if c.startswith("chosen")]:
+        other = column.replace("chosen", "rejected", 1)
+        pairs = list(zip(table[column], table[other], where, strict=True))
+        table[column] = [b if flip else a for a, b, flip in pairs]
+        table[other] = [a if flip else b for a, b, flip in pairs]
+    return Dataset.from_dict(table, features=data.features)
+
+
+def combine_data(datasets: Sequence[Dataset], plugins: Plugins, ctx: Context) -> Dataset:
+    """D_k, checked to be a non-empty set of comparisons."""
+    data = plugins.one("combine_data", datasets=list(datasets), ctx=ctx, measure=len)
+    owner = plugins.owners["combine_data"]
+    if not isinstance(data, Dataset) or not len(data):
+        raise UserError(f"plugin '{owner}': hook 'combine_data' answered no rows")
+    missing = sorted(set(datasets[-1].column_names) - set(data.column_names))
+    if missing:
+        raise UserError(
+            f"plugin '{owner}': hook 'combine_data' lost the column {', '.join(missing)}"
+        )
+    return data
+
+
+def refine_data(data: Dataset, plugins: Plugins, ctx: Context) -> Dataset:
+    """D_k after every active refinement, in the run file's order."""
+
+    def check(name: str, before: Dataset, after: Dataset) -> float:
+        columns = set(before.column_names)
+        if not isinstance(after, Dataset) or not 0 < len(after) <= len(before):
+            raise UserError(
+                f"plugin '{name}': hook 'refine_data' should answer 1..{len(before)} rows"
+            )
+        if columns - set(after.column_names):
+            lost = sorted(columns - set(after.column_names))
+            raise UserError(f"plugin '{name}': hook 'refine_data' lost the column {lost[0]}")
+        declared = getattr(plugins[name].instance, "provides", ())
+        for added in sorted(set(after.column_names) - columns - set(declared)):
+            raise UserError(
+                f"plugin '{name}': hook 'refine_data' added column '{added}', which the plugin "
+                "does not declare in `provides`"
+            )
+        for column in ("label", "margin", "weight"):
+            if not bool(torch.tensor(after[column][:]).isfinite().all()):
+                raise UserError(f"plugin '{name}': hook 'refine_data' made {column} not finite")
+        if not any(after["weight"]):
+            raise UserError(f"plugin '{name}': hook 'refine_data' made every weight 0")
+        if set(after.column_names) != columns or len(after) != len(before):
+            return float(len(after))
+        watched = ("chosen_ids", "label", "margin", "weight")
+        pairs = zip(*(zip(before[c], after[c], strict=True) for c in watched), strict=True)
+        return float(sum(any(a != b for a, b in row) for row in pairs))
+
+    made: Dataset = plugins.chain("refine_data", "data", data, check, ctx=ctx)
+    return made

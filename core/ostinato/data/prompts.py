@@ -1,0 +1,209 @@
+"""Prompts: read them, put them into their template, split them by hash into disjoint sets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ostinato.config.errors import UserError, closest
+from ostinato.config.sections import PromptsSection, Shares
+from ostinato.models.loading import first_line, prompt_tokens
+
+ALPACA_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    "context. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
+ALPACA = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes "
+    "the request.\n\n### Instruction:\n{instruction}\n\n### Response:\n"
+)
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts of one split: ``ids`` (position in the data), text, token ids."""
+
+    ids: list[int]
+    texts: list[str]
+    tokens: list[list[int]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, index: Iterable[int]) -> PromptSet:
+        """The prompts at these places."""
+        chosen = list(index)
+        return PromptSet(
+            [self.ids[i] for i in chosen],
+            [self.texts[i] for i in chosen],
+            [self.tokens[i] for i in chosen],
+        )
+
+
+@dataclass(frozen=True)
+class PromptSplits:
+    """Disjoint prompts, by what they are for."""
+
+    preference: PromptSet
+    rl: PromptSet
+    evaluation: PromptSet
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        rows = self.preference.tokens + self.rl.tokens + self.evaluation.tokens
+        return max(len(row) for row in rows)
+
+
+def read_rows(data: str, split: str, key: str) -> list[dict[str, Any]]:
+    """Rows of a JSON or JSONL file, an Arrow file, a saved `datasets` folder, or a hub data set."""
+    path = Path(data)
+    try:
+        if path.suffix == ".jsonl":
+            rows = _read_lines(path, key)
+        elif path.suffix == ".json":
+            rows = json.loads(path.read_text(encoding="utf-8-sig"))
+        else:
+            rows = _read_dataset(path, data, split)
+    except FileNotFoundError:  # a missing file, or `datasets`' word for a missing hub data set
+        raise UserError(
+            f"{key}: '{data}' is neither a file or folder here nor a data set on the hub"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{key}: '{data}' is not valid JSON at line {error.lineno}") from None
+    except UserError:
+        raise
+    except Exception as error:  # pyarrow, the hub and `datasets` each raise errors of their own
+        raise UserError(f"{key}: '{data}' cannot be read: {first_line(error)}") from error
+    if not isinstance(rows, list) or not rows or not all(isinstance(r, dict) for r in rows):
+        raise UserError(f"{key}: '{data}' should hold at least one row, each a mapping")
+    return rows
+
+
+def _read_lines(path: Path, key: str) -> list[Any]:
+    rows = []
+    # not splitlines(): it breaks at U+2028 and U+0085 too, which JSON strings may hold as they are
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line.strip():
+                rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            raise UserError(f"{key}: '{path}' is not valid JSON at line {number}") from None
+    return rows
+
+
+def _read_dataset(path: Path, name: str, split: str) -> list[dict[str, Any]]:
+    import datasets
+
+    if path.suffix in {".arrow", ".parquet"} and not path.exists():
+        raise FileNotFoundError(name)
+    if path.suffix == ".arrow":
+        made = datasets.Dataset.from_file(str(path))
+    elif path.suffix == ".parquet":
+        made = datasets.Dataset.from_parquet(str(path))
+    elif path.is_dir():
+        made = datasets.load_from_disk(str(path))
+        if isinstance(made, datasets.DatasetDict):
+            if split not in made:
+                raise ValueError(f"no split '{split}'{closest(split, made)}")
+            made = made[split]
+    else:
+        made = datasets.load_dataset(name, split=split)
+    rows: list[dict[str, Any]] = made.to_list()
+    return rows
+
+
+def render(row: Mapping[str, Any], template: str, field: str, where: str) -> str:
+    """A row as the policy's prompt; ``{prompt}`` in the template is the column ``field``.
+
+    ``where`` names the data in the UserError that a missing column raises.
+    """
+    if template in {"alpaca", "open-assistant"}:
+        _require(row, "instruction", where)
+        given = str(row.get("input") or "")
+        if template == "alpaca":
+            form = ALPACA_WITH_INPUT if given else ALPACA
+            return form.format(instruction=row["instruction"], input=given)
+        question = "\n".join(filter(None, [str(row["instruction"]), given]))
+        return f"<|prompter|>{question}<|endoftext|><|assistant|>"
+    if "{prompt}" in template:
+        _require(row, field, where)
+    try:
+        return template.format_map({**row, "prompt": row.get(field)})
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"prompts.template: '{template}' does not fit the rows of {where}: {error}; "
+            f"their columns are {', '.join(row)}"
+        ) from None
+
+
+def _require(row: Mapping[str, Any], column: str, where: str) -> None:
+    if column in row and row[column] is None:
+        raise UserError(f"a row of {where} has nothing in its column '{column}'")
+    if column not in row:
+        raise UserError(f"a row of {where} has no column '{column}'{closest(column, row)}")
+
+
+def split_of(text: str, shares: Shares) -> str:
+    """preference, rl or evaluation: by the prompt's own hash, whatever else is in the data."""
+    place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    if place < shares.preference:
+        return "preference"
+    return "rl" if place < shares.preference + shares.rl else "evaluation"
+
+
+def split_texts(settings: PromptsSection) -> dict[str, dict[int, str]]:
+    """Distinct prompt texts by split, by position in the data."""
+    assert settings.data is not None
+    rows = read_rows(settings.data, settings.split, "prompts.data")
+    where = f"prompts.data '{settings.data}'"
+    found: dict[str, dict[int, str]] = {"preference": {}, "rl": {}, "evaluation": {}}
+    seen = set()
+    for i, row in enumerate(rows):
+        text = render(row, settings.template, settings.field, where)
+        if text not in seen:
+            seen.add(text)
+            found[split_of(text, settings.shares)][i] = text
+    _check_enough({name: len(texts) for name, texts in found.items()}, settings, "distinct ones")
+    return found
+
+
+def _check_enough(counts: Mapping[str, int], settings: PromptsSection, kind: str) -> None:
+    wanted = {
+        "preference": settings.preference + settings.held_out,
+        "rl": 1,
+        "evaluation": settings.evaluation,
+    }
+    for name, n in wanted.items():
+        if counts[name] < n:
+            raise UserError(
+                f"prompts: {settings.data} gives {counts[name]} {name} prompts of "
+                f"{sum(counts.values())} {kind}, but {n} are asked for; change prompts.{name}, "
+                "prompts.shares or the data"
+            )
+
+
+def load_prompts(settings: PromptsSection, tokenizer: Any) -> PromptSplits:
+    """The three prompt sets, tokenized for the policy; prompts over ``max_tokens`` are left out.
+
+    Raises UserError where a split then holds fewer than the settings ask for.
+    """
+    made: dict[str, PromptSet] = {}
+    for name, texts in split_texts(settings).items():
+        tokens = prompt_tokens(tokenizer, list(texts.values()))
+        kept = [
+            (i, text, row)
+            for (i, text), row in zip(texts.items(), tokens, strict=True)
+            if 0 < len(row) <= settings.max_tokens
+        ]
+        made[name] = PromptSet([k[0] for k in kept], [k[1] for k in kept], [k[2] for k in kept])
+    counts = {name: len(found) for name, found in made.items()}
+    _check_enough(counts, settings, f"of at most {settings.max_tokens} tokens")
+    made["evaluation"] = made["evaluation"].take(range(settings.evaluation))
+    return PromptSplits(**made)

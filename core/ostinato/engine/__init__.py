@@ -1,0 +1,1 @@
+"""What makes the steps of the loop: the session, its stages, training and evaluation."""

@@ -1,0 +1,146 @@
+"""Update the policy on one rollout: epochs of minibatches, accumulation, the learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ostinato.config.errors import NonFiniteError
+from ostinato.config.sections import RLSection
+from ostinato.contract.algorithms import terms_of
+from ostinato.contract.batches import PolicyAlgorithm, PolicyOutputs, Rollout
+from ostinato.contract.context import Context
+from ostinato.contract.plugins import Plugins
+from ostinato.machine.backend import Backend
+from ostinato.models.policy import Policy
+
+
+@dataclass
+class PolicyUpdate:
+    """The optimiser updates of one rollout, in ``ctx`` of its step; ``anchor``: the KL's reference.
+
+    ``on_update(policy, anchor)`` runs after each. ``name`` tells several runs of one iteration
+    apart. A rollout takes ``epochs`` times as many updates as its rows fill minibatches.
+    """
+
+    plugins: Plugins
+    backend: Backend
+    policy: Policy
+    anchor: Policy
+    algorithm: PolicyAlgorithm
+    optimiser: torch.optim.Optimizer
+    ctx: Context
+    on_update: Callable[[Policy, Policy], None] | None
+    name: str
+
+    def __call__(self, rollout: Rollout, whole: PolicyOutputs | None, done: int) -> dict[str, Any]:
+        """Epochs of minibatches; answers the means of what each update logged.
+
+        ``whole``: outputs for the whole rollout with their graph, which serve the first update.
+        ``done``: updates before this rollout.
+        """
+        settings = self.ctx.config.rl
+        rows: list[dict[str, float]] = []
+        minibatches = list(self._minibatches(rollout))
+        for place, minibatch in enumerate(minibatches):
+            lr = learning_rate(settings, self.ctx.step, place, len(minibatches))
+            rows.append(self._minibatch(rollout, minibatch, whole, done, lr))
+            done, whole = done + 1, None
+            if self.on_update is not None:
+                with torch.no_grad():
+                    self.on_update(self.policy, self.anchor)
+        means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+        terms = {key: means.pop(key) for key in list(means) if key not in {"grad_norm", "lr"}}
+        return {"updates": done, **means, "terms": terms}
+
+    def _minibatches(self, rollout: Rollout) -> Iterator[Tensor]:
+        """Rows of every update: each epoch permutes the rollout."""
+        settings = self.ctx.config.rl
+        for epoch in range(settings.epochs):
+            generator = self.ctx.generator(f"minibatches {self.name} {epoch}")
+            order = torch.randperm(len(rollout.mask), generator=generator)
+            yield from order.to(rollout.mask.device).split(settings.minibatch)
+
+    def _minibatch(
+        self,
+        rollout: Rollout,
+        rows: Tensor,
+        whole: PolicyOutputs | None,
+        done: int,
+        lr: float,
+    ) -> dict[str, float]:
+        """One optimiser update; micro-batches are weighted so that accumulation changes nothing."""
+        self.optimiser.zero_grad(set_to_none=True)
+        tokens = rollout.mask[rows].sum()
+        logged: dict[str, Tensor] = {}
+        for place, (part, outputs) in enumerate(self._passes(rollout, rows, whole)):
+            found = self._terms(part, outputs, self.ctx.at(update=done, micro_batch=place))
+            by_tokens = self.algorithm.mean_over == "tokens"
+            share = part.mask.sum() / tokens if by_tokens else len(part.mask) / len(rows)
+            terms = [term for key, term in found.items() if not key.startswith("log/")]
+            (share * torch.stack(terms).sum()).backward()
+            for key, term in found.items():
+                logged[key] = logged.get(key, torch.zeros_like(term)) + (share * term).detach()
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        max_norm = self.ctx.config.rl.max_grad_norm
+        logged["grad_norm"] = nn.utils.clip_grad_norm_(self.policy.parameters(), max_norm)
+        row = dict(zip(logged, torch.stack(list(logged.values())).tolist(), strict=True))
+        self._check(row)
+        self.optimiser.step()
+        return row | {"lr": lr}
+
+    def _passes(
+        self, rollout: Rollout, rows: Tensor, whole: PolicyOutputs | None
+    ) -> Iterator[tuple[Rollout, PolicyOutputs]]:
+        """Micro-batches, each with the policy's outputs for it."""
+        if whole is not None:
+            yield rollout, whole
+            return
+        settings = self.ctx.config.rl
+        for micro in rows.split(settings.minibatch // settings.accumulate):
+            part = rollout.rows(micro)
+            with self.backend.autocast():
+                logprobs, values = self.policy.evaluate(part.samples)
+            yield part, PolicyOutputs(logprobs, values, self.policy, self.anchor)
+
+    def _terms(self, part: Rollout, outputs: PolicyOutputs, ctx: Context) -> dict[str, Tensor]:
+        """The algorithm's terms, then those of every plugin with ``policy_loss``."""
+        owner = self.plugins.owners["policy_algorithm"]
+        terms = terms_of(owner, self.algorithm, part, outputs)
+        with self.backend.autocast():  # a term may take forward passes of its own
+            answers = list(self.plugins.each("policy_loss", batch=part, outputs=outputs, ctx=ctx))
+        for name, extra in answers:
+            terms |= {f"{name}/{term}": value for term, value in extra.items()}
+            magnitude = sum(abs(float(value.detach())) for value in extra.values())
+            self.plugins.acted(name, "policy_loss", magnitude)
+        return terms
+
+    def _check(self, row: Mapping[str, float]) -> None:
+        """Every number finite, or the run stops before the optimiser's step."""
+        for key, value in row.items():
+            if not math.isfinite(value):
+                plugin, _, term = key.rpartition("/")
+                owner = self.plugins.owners["policy_algorithm"]
+                name = owner if plugin in {"", "log"} else plugin
+                what = "gradient" if key == "grad_norm" else f"loss term '{term}'"
+                raise NonFiniteError(f"plugin '{name}': the {what} is not finite")
+
+
+def learning_rate(settings: RLSection, step: int, place: int, count: int) -> float:
+    """The learning rate of update ``place`` (from 0) of the ``count`` of rollout ``step``.
+
+    It follows the share of rollouts done, since an algorithm may keep more rows of one rollout
+    than of another.
+    """
+    assert settings.rollouts is not None
+    if settings.schedule == "constant":
+        return settings.lr
+    part = (step * count + place) / (settings.rollouts * count)
+    left = 1 - part if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * part))
+    return settings.lr_final + (settings.lr - settings.lr_final) * left

@@ -1,0 +1,372 @@
+"""Train a reward model: the preference loss, auxiliary terms, and displaced gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+
+from ostinato.config.draws import Draws
+from ostinato.config.errors import NonFiniteError, UserError
+from ostinato.contract.batches import PreferenceBatch
+from ostinato.contract.context import Context
+from ostinato.contract.plugins import Plugins
+from ostinato.engine.comparisons import Comparisons
+from ostinato.machine.backend import Backend
+from ostinato.measures import pairwise_accuracy
+from ostinato.models.loading import vocabulary_key
+from ostinato.models.reward import Calibration
+from ostinato.models.reward_model import RewardModel
+
+CALIBRATION_RESPONSES = 2048
+Log = Callable[..., None]
+
+
+def set_dropout(body: nn.Module, p: float) -> None:
+    """Dropout probability of every dropout layer and every attention that drops weights itself."""
+    for module in body.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = p
+        if isinstance(getattr(module, "attention_dropout", None), int | float):
+            module.attention_dropout = p  # type: ignore[assignment]
+
+
+@dataclass
+class RewardTrainer:
+    """``fit`` of ``ctx.member`` in one iteration, as ``train_rm`` hooks and the loop call it.
+
+    ``plain``: the preference loss alone, without auxiliary terms, dropout or displacement.
+    """
+
+    plugins: Plugins
+    ctx: Context
+    backend: Backend
+    log: Log
+    policy_tokenizer: Any
+    meta: Dataset | None = None
+    plain: bool = False
+    updates: int = 0
+
+    def __call__(
+        self,
+        initial: RewardModel,
+        data: Dataset,
+        *,
+        epochs: float | None = None,
+        lr: float | None = None,
+        stop_loss: float | None = None,
+        train: str = "all",
+        purpose: str = "reward model",
+    ) -> RewardModel:
+        """A trained copy of ``initial``.
+
+        ``epochs`` and ``lr`` override the run file's; training ends early once the preference loss,
+        a running mean over ten updates, is below ``stop_loss``; ``train="head"`` freezes the body.
+        The order of the data is drawn for (purpose, member), the same in every iteration.
+        """
+        if train not in {"all", "head"}:
+            raise ValueError(f"train should be 'all' or 'head', got {train!r}")
+        settings = self.ctx.config.reward_model
+        model = initial.copy().to(self.backend.device)
+        self._add_modules(model)
+        comparisons = Comparisons(data, model, self.policy_tokenizer)
+        parameters = {
+            name: p
+            for name, p in model.named_parameters()
+            if train == "all" or name.startswith(("model.score", "plugin_modules"))
+        }
+        for name, p in model.named_parameters():
+            p.requires_grad_(name in parameters)
+        per_group = max(1, len(comparisons) // len(comparisons.groups))
+        per_batch = max(1, settings.batch // per_group)
+        total = self._total(len(comparisons.groups), per_batch, epochs)
+        peak = settings.lr if lr is None else lr
+        optimiser = torch.optim.AdamW(
+            parameters.values(), lr=peak, weight_decay=settings.weight_decay
+        )
+        dropout = None if self.plain else self.plugins.need("dropout")
+        if dropout:
+            set_dropout(model.model, dropout)
+            model.train()
+        recent: list[float] = []
+        order = self._order(len(comparisons.groups), per_batch, purpose)
+        for step in range(total):
+            for group in optimiser.param_groups:
+                group["lr"] = self._lr(step, total, peak)
+            groups = next(order)
+            chunks = [groups[i :: settings.accumulate] for i in range(settings.accumulate)]
+            batches = [comparisons.batch(c) for c in chunks if c]
+            row = self._update(model, batches, parameters, optimiser, step, purpose)
+            recent = [*recent[-9:], row["terms"][self.plugins.owners["preference_loss"]]]
+            self.updates += 1
+            self.log(
+                "reward_model",
+                member=self.ctx.member,
+                purpose=purpose,
+                step=step + 1,
+                total=total,
+                **row,
+                actions=self.plugins.taken_actions(),
+            )
+            if stop_loss is not None and sum(recent) / len(recent) < stop_loss:
+                break
+        for p in model.parameters():
+            p.requires_grad_(True)
+        model.eval()
+        if dropout:
+            set_dropout(model.model, 0.0)
+        return model
+
+    @property
+    def _unmoved(self) -> Draws:
+        """Draws that are the same in every iteration."""
+        return replace(self.ctx.draws, iteration=0)
+
+    def _add_modules(self, model: RewardModel) -> None:
+        size = model.model.score.in_features
+        for active in self.plugins.active:
+            make = getattr(active.instance, "modules", None)
+            if make is not None:
+                with self._unmoved.forked(self.ctx.purpose(f"modules of {active.name}")):
+                    made = make(size)
+                if (
+                    active.name in model.plugin_modules
+                ):  # trained before, perhaps in another process
+                    made.load_state_dict(model.plugin_modules[active.name].state_dict())
+                model.plugin_modules[active.name] = made.to(self.backend.device)
+
+    def _total(self, groups: int, per_batch: int, epochs: float | None) -> int:
+        settings = self.ctx.config.reward_model
+        if epochs is None and settings.updates is not None:
+            return settings.updates
+        passes = settings.epochs if epochs is None else epochs
+        assert passes is not None
+        return max(1, math.ceil(math.ceil(groups / per_batch) * passes - 1e-9))
+
+    def _lr(self, step: int, total: int, peak: float) -> float:
+        settings = self.ctx.config.reward_model
+        warm = min(1.0, (step + 1) / (settings.warmup + 1))
+        return warm * (peak + (min(settings.lr_final, peak) - peak) * step / total)
+
+    def _order(self, groups: int, per_batch: int, purpose: str) -> Iterator[list[int]]:
+        """Batches of group numbers for ever; a new permutation each epoch."""
+        epoch = 0
+        while True:
+            generator = self._unmoved.generator(self.ctx.purpose(f"{purpose} order"), epoch)
+            shuffled = torch.randperm(groups, generator=generator).tolist()
+            for i in range(0, groups, per_batch):
+                yield shuffled[i : i + per_batch]
+            epoch += 1
+
+    def _update(
+        self,
+        model: RewardModel,
+        batches: list[PreferenceBatch],
+        parameters: Mapping[str, nn.Parameter],
+        optimiser: torch.optim.Optimizer,
+        step: int,
+        purpose: str,
+    ) -> dict[str, Any]:
+        """One optimiser step on the micro-batches of one batch."""
+        ctx = self.ctx.at(step=step)
+        weight = torch.stack([b.weight.sum() for b in batches]).sum().clamp_min(1e-12)
+        comparisons = sum(len(b.pairs) for b in batches)
+
+        def loss_of(place: int) -> tuple[Tensor, dict[str, float], float]:
+            here = ctx.at(micro_batch=place)
+            # the global generator feeds dropout alone; seeded, `loss()` sees the masks of the step
+            with here.draws.forked(here.purpose(f"{purpose} dropout"), step):
+                return self._loss(model, batches[place], weight, comparisons, here)
+
+        def whole_loss() -> Tensor:
+            return torch.stack([loss_of(place)[0] for place in range(len(batches))]).sum()
+
+        with ctx.draws.forked(ctx.purpose(f"{purpose} displacement"), step):
+            displaced = self._displacement(model, parameters, whole_loss, ctx)
+        held = {name: parameters[name].detach().clone() for name in displaced}
+        with torch.no_grad():
+            for name, by in displaced.items():
+                parameters[name].add_(by)
+        optimiser.zero_grad(set_to_none=True)
+        terms: dict[str, float] = {}
+        right = 0.0
+        for place in range(len(batches)):
+            loss, parts, correct = loss_of(place)
+            loss.backward()
+            right += correct
+            for name, value in parts.items():
+                terms[name] = terms.get(name, 0.0) + value
+        with torch.no_grad():
+            for name, kept in held.items():
+                parameters[name].copy_(kept)
+        norm = nn.utils.clip_grad_norm_(
+            parameters.values(), self.ctx.config.reward_model.max_grad_norm
+        )
+        total = sum(terms.values())
+        if not math.isfinite(total) or not math.isfinite(float(norm)):
+            bad = [n for n, v in terms.items() if not math.isfinite(v)] or ["gradient"]
+            raise NonFiniteError(
+                f"reward model: {bad[0]} is not finite at iteration {ctx.iteration}, "
+                f"step {step + 1}"
+            )
+        optimiser.step()
+        return {
+            "loss": total,
+            "terms": terms,
+            "accuracy": right / comparisons,
+            "grad_norm": float(norm),
+            "lr": optimiser.param_groups[0]["lr"],
+        }
+
+    def _loss(
+        self,
+        model: RewardModel,
+        batch: PreferenceBatch,
+        weight: Tensor,
+        comparisons: int,
+        ctx: Context,
+    ) -> tuple[Tensor, dict[str, float], float]:
+        """(this micro-batch's share of the loss, its terms, comparisons that came out right)."""
+        views = 1 if self.plain else self.plugins.need("views") or 1
+        with self.backend.autocast():
+            outputs = model(batch.input_ids, batch.mask, views)
+        if views > 1 and bool((outputs.hidden[0] == outputs.hidden[1]).all()):
+            raise UserError(
+                "reward model: two dropout views are equal; the body has no dropout to switch on"
+            )
+        owner = self.plugins.owners["preference_loss"]
+        each = self.plugins.call(owner, "preference_loss", batch=batch, outputs=outputs, ctx=ctx)
+        if tuple(each.shape) not in {(len(batch.pairs),), (views, len(batch.pairs))}:
+            raise UserError(
+                f"plugin '{owner}': hook 'preference_loss' answered shape {tuple(each.shape)} for "
+                f"{len(batch.pairs)} comparisons"
+            )
+        each = each.mean(0) if each.ndim == 2 else each
+        self.plugins.acted(owner, "preference_loss", float(each.detach().mean()))
+        loss: Tensor = (each * batch.weight).sum() / weight
+        terms = {owner: float(loss.detach())}
+        share = len(batch.pairs) / comparisons
+        answers = self.plugins.each("rm_loss", batch=batch, outputs=outputs, ctx=ctx)
+        for name, found in () if self.plain else answers:
+            for term, value in found.items():
+                loss = loss + share * value
+                terms[f"{name}/{term}"] = share * float(value.detach())
+            magnitude = sum(abs(float(value.detach())) for value in found.values())
+            self.plugins.acted(name, "rm_loss", magnitude)
+        score = outputs.score[0].detach()
+        correct = (score[batch.pairs[:, 0]] > score[batch.pairs[:, 1]]).sum()
+        return loss, terms, float(correct)
+
+    def _displacement(
+        self,
+        model: RewardModel,
+        parameters: Mapping[str, nn.Parameter],
+        loss: Callable[[], Tensor],
+        ctx: Context,
+    ) -> dict[str, Tensor]:
+        """The sum of what ``meta_update`` hooks answer, by parameter name."""
+        if self.plain or not self.plugins.implementing("meta_update"):
+            return {}
+        batch = self._meta_rows(ctx)
+
+        def score() -> Tensor:
+            if batch is None:
+                raise UserError("a meta_update hook asks for meta responses that no plugin needs")
+            prompts, responses, count = self._meta_tokens(model, batch)
+            ids, mask, _ = model.joined(prompts, responses)
+            with self.backend.autocast():
+                logits = model(ids, mask).logits[0]
+            return model.read(logits).score.view(-1, count)
+
+        total: dict[str, Tensor] = {}
+        for name, answer in self.plugins.each(
+            "meta_update",
+            parameters=parameters,
+            loss=loss,
+            score=score,
+            meta_batch=batch,
+            ctx=ctx,
+        ):
+            unknown = set(answer) - set(parameters)
+            if unknown:
+                raise UserError(
+                    f"plugin '{name}': hook 'meta_update' names no parameter '{min(unknown)}'"
+                )
+            squares = sum(float(d.detach().square().sum()) for d in answer.values())
+            if not math.isfinite(squares):
+                raise NonFiniteError(
+                    f"plugin '{name}': its displacement is not finite at iteration "
+                    f"{ctx.iteration}, step {ctx.step + 1}"
+                )
+            self.plugins.acted(name, "meta_update", math.sqrt(squares))
+            for key, value in answer.items():
+                total[key] = total[key] + value.detach() if key in total else value.detach()
+        return total
+
+    def _meta_rows(self, ctx: Context) -> dict[str, Any] | None:
+        if self.meta is None:
+            return None
+        count = min(len(self.meta), max(1, self.ctx.config.reward_model.batch // 2))
+        rows = torch.randperm(len(self.meta), generator=ctx.generator("meta prompts"))
+        found: dict[str, Any] = self.meta[rows[:count].tolist()]
+        return found
+
+    def _meta_tokens(
+        self, model: RewardModel, batch: Mapping[str, Any]
+    ) -> tuple[list[list[int]], list[list[int]], int]:
+        count = len(batch["responses"][0])
+        if vocabulary_key(self.policy_tokenizer) == model.key:
+            prompts = [row for row in batch["prompt_ids"] for _ in range(count)]
+            return prompts, [r for rows in batch["response_ids"] for r in rows], count
+        found = model.encode(
+            [p for p in batch["prompt"] for _ in range(count)],
+            [r for rows in batch["responses"] for r in rows],
+            [f for rows in batch["finished"] for f in rows],
+        )
+        return *found, count
+
+
+def raw_scores(model: RewardModel, data: Dataset, policy_tokenizer: Any, side: str) -> Tensor:
+    """Raw scores (rows,) of the chosen or the rejected responses."""
+    tokens = Comparisons(data, model, policy_tokenizer).tokens[side]
+    prompts, responses = (list(column) for column in zip(*tokens, strict=True))
+    return model.read(model.raw(prompts, responses)).score.float().cpu()
+
+
+def calibrated(model: RewardModel, data: Dataset, policy_tokenizer: Any) -> RewardModel:
+    """The model with mean and std of its raw scores (and of gold) over its own training data."""
+    count = min(len(data), CALIBRATION_RESPONSES // 2)
+    part = data.select([i * len(data) // count for i in range(count)])  # an even spread
+    scores = torch.cat(
+        [raw_scores(model, part, policy_tokenizer, s) for s in ("chosen", "rejected")]
+    )
+    gold = [*part["chosen_gold"], *part["rejected_gold"]]
+    known = torch.tensor(gold) if all(g is not None for g in gold) else None
+    model.calibration = Calibration(
+        float(scores.mean()),
+        float(scores.std().clamp_min(1e-6)),
+        None if known is None else float(known.mean()),
+        None if known is None else float(known.std().clamp_min(1e-6)),
+    )
+    return model
+
+
+def held_out_accuracy(model: RewardModel, data: Dataset, policy_tokenizer: Any) -> float | None:
+    """Share of held-out comparisons that the model orders as gold does; its own ties count half.
+
+    Without a gold model the labels stand for it. Comparisons that gold (or a label of .5) ties are
+    left out; None if no other is left.
+    """
+    chosen, rejected = (
+        raw_scores(model, data, policy_tokenizer, side) for side in ("chosen", "rejected")
+    )
+    truth = data["chosen_gold"][:], data["rejected_gold"][:]
+    if None in truth[0]:
+        truth = data["label"][:], [1 - p for p in data["label"]]
+    share = pairwise_accuracy(chosen, rejected, *truth)
+    return None if math.isnan(share) else share

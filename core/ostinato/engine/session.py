@@ -1,0 +1,292 @@
+"""What a run stands on: its checked config, plugins, models, prompts, folder and watchers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from datasets import Dataset
+from transformers import CONFIG_MAPPING
+from transformers.utils import logging as hf_logging
+
+from ostinato.config.draws import Draws
+from ostinato.config.errors import UserError, closest
+from ostinato.config.sections import ModelSection, RunConfig
+from ostinato.contract.algorithms import blamed
+from ostinato.contract.answers import whole
+from ostinato.contract.batches import PolicyHandle
+from ostinato.contract.context import Context
+from ostinato.contract.events import Event, EventKind
+from ostinato.contract.plugins import Plugins, activate
+from ostinato.data.preferences import load_data, save_data
+from ostinato.data.prompts import PromptSplits, load_prompts, split_texts
+from ostinato.engine.evaluation import Baseline, measure_baseline
+from ostinato.engine.sft import prompt_answers, train_sft
+from ostinato.machine.backend import Backend
+from ostinato.models.generation import check_length, stop_token
+from ostinato.models.gold import load_gold
+from ostinato.models.policy import Policy
+from ostinato.models.reward_model import RewardModel
+from ostinato.runs.directory import RunDirectory
+
+T = TypeVar("T")
+Watcher = Callable[[Event], None]
+
+
+def check(config: RunConfig, where: str) -> Plugins:
+    """Everything that can be known before anything is computed or loaded; the active plugins.
+
+    Raises UserError, every complaint a line.
+    """
+    plugins = activate(config.wanted_plugins, where)
+    found = [
+        *_lacking_members(config, plugins),
+        *_broken_groups(config, plugins),
+        *_missing(config),
+        *_lacking_gold(config, plugins),
+        *_refused(config, plugins),
+    ]
+    if found:
+        raise UserError("\n".join(f"{where}: {complaint}" for complaint in found))
+    return plugins
+
+
+def _lacking_members(config: RunConfig, plugins: Plugins) -> Iterator[str]:
+    members = plugins.need("members")
+    heads = max([getattr(a.instance, "heads", 1) for a in plugins.active], default=1)
+    if members and max(config.reward_model.members, heads) < members:
+        asking = next(a.name for a in plugins.active if a.needs.get("members"))
+        yield (
+            f"plugin '{asking}' needs at least {members} heads or members, for one reward model "
+            "alone has no variance; set reward_model.members, or list a plugin with heads"
+        )
+
+
+def _broken_groups(config: RunConfig, plugins: Plugins) -> Iterator[str]:
+    """Known here where the algorithm is the plugin itself; the engine refuses the others."""
+    owner = plugins.owners["policy_algorithm"]
+    size, k = config.rl.rollout_size, getattr(plugins[owner].instance, "responses_per_prompt", 1)
+    if not whole(k):
+        yield f"plugin '{owner}': responses_per_prompt is {k!r}, expected a whole number above 0"
+    elif size % k:
+        yield (
+            f"rl.rollout_size: {size} is no multiple of the {k} responses a prompt of "
+            f"plugin '{owner}'"
+        )
+
+
+def _missing(config: RunConfig) -> Iterator[str]:
+    """Models, data and functions that should lie here and do not."""
+    sections: dict[str, ModelSection | None] = {
+        "policy": config.policy,
+        "reward_model": config.reward_model,
+        "gold": config.gold,
+    }
+    for key, section in sections.items():
+        model = section.model if section else None
+        if model and model.startswith((".", "/", "~")) and not Path(model).is_dir():
+            yield f"{key}.model: no folder '{model}'"
+        if section and section.random is not None:
+            kind = str(section.random["model_type"])
+            if kind not in CONFIG_MAPPING:
+                hint = closest(kind, CONFIG_MAPPING)
+                yield f"{key}.random.model_type: transformers has no model '{kind}'{hint}"
+    attempts: list[Callable[[], Any]] = []
+    if looks_local(config.prompts.data or ""):
+        attempts.append(lambda: split_texts(config.prompts))
+    if config.sft is not None and looks_local(config.sft.data):
+        attempts.append(lambda: prompt_answers(config))
+    if config.gold is not None and config.gold.function is not None:
+        attempts.append(config.gold.factory)
+    for attempt in attempts:
+        try:
+            attempt()
+        except UserError as error:
+            yield str(error)
+
+
+def _lacking_gold(config: RunConfig, plugins: Plugins) -> Iterator[str]:
+    owner = plugins.owners.get("label")
+    if config.gold is None and owner and getattr(plugins[owner].instance, "needs_gold", False):
+        yield (
+            f"labels come from plugin '{owner}', which needs a gold model; set gold.model, or "
+            "list a labeller that needs none"
+        )
+
+
+def _refused(config: RunConfig, plugins: Plugins) -> Iterator[str]:
+    """What plugins themselves cannot work with in the rest of the run file."""
+    for one in plugins.active:
+        if callable(getattr(one.instance, "check_run", None)):
+            with blamed(one.name, "check_run(config)"):
+                found = list(one.instance.check_run(config))
+            yield from map(str, found)
+
+
+def looks_local(data: str) -> bool:
+    """Whether a data set is a path rather than a hub name."""
+    return bool(Path(data).suffix) or data.startswith((".", "/", "~")) or Path(data).exists()
+
+
+class Session:
+    """One process's hold on a run. A context manager: the folder is let go at the end."""
+
+    def __init__(
+        self, config: RunConfig, plugins: Plugins, out: Path, watch: Sequence[Watcher] = ()
+    ) -> None:
+        self.config = config
+        self.plugins = plugins
+        self.watch = watch
+        self.iteration = 0
+        self.directory = RunDirectory(out, config, plugins)
+        try:
+            self._load()
+        except BaseException:
+            self.directory.close()
+            raise
+
+    def _load(self) -> None:
+        config = self.config
+        hf_logging.set_verbosity_error()  # its bars and load reports drown a run's own lines
+        hf_logging.disable_progress_bar()
+        self.backend = Backend(config.backend)
+        self.draws = Draws(config.seed)
+        with self.draws.forked("gold weights"):
+            self.gold = load_gold(config.gold, self.backend.device) if config.gold else None
+        self.tell(
+            "run_started",
+            config=config,
+            plugins=self.plugins,
+            directory=self.directory.path,
+            resumed=self.directory.resumed,
+            backend=str(self.backend),
+        )
+        _ = self.initial_reward_model  # one that cannot be loaded ends the run before the SFT
+        self.sft_policy = self.directory.artefact("sft", self._sft, Policy.save, self.load_policy)
+        stop_token(self.sft_policy, config.generation)
+        self.sft = PolicyHandle("sft", lambda: self.sft_policy)
+        self.prompts: PromptSplits = load_prompts(config.prompts, self.tokenizer)
+        check_length(self.sft_policy, self.prompts.longest, config.generation)
+        self.ctx = Context(
+            config,
+            self.draws,
+            self.backend.device,
+            self.sft,
+            self.gold,
+            self.plugins.readers,
+            directory=self.directory.path,
+            logged=self.plugins.logged,
+        )
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.directory.close()
+
+    @property
+    def tokenizer(self) -> Any:
+        """The policy's."""
+        return self.sft_policy.tokenizer
+
+    @cached_property
+    def initial_reward_model(self) -> RewardModel:
+        """R_init: every iteration's reward models start from this body."""
+        with self.draws.forked("reward model weights"):
+            model = RewardModel.load(
+                self.config.reward_model,
+                bool(self.plugins.need("lm_head")),
+                readers=self.plugins.readers,
+            )
+        return model.to(self.backend.device)
+
+    @cached_property
+    def baseline(self) -> Baseline:
+        """SFT responses to the evaluation prompts."""
+        ctx = self.ctx.at(draws=self.draws, iteration=0)  # whenever a resumed run asks first
+        with self.backend.autocast():
+            return measure_baseline(self.sft_policy, self.prompts.evaluation, ctx)
+
+    def _sft(self) -> Policy:
+        with self.draws.forked("policy weights"):
+            policy = Policy.load(self.config.policy, self.config.generation.temperature)
+        policy.to(self.backend.device)
+        if self.config.sft is None:
+            return policy
+        self.tell("stage_started", stage="sft", total=0)
+        return train_sft(policy, self.config, self.backend)
+
+    def load_policy(self, folder: Path) -> Policy:
+        """A policy of this run, on its device."""
+        temperature = self.config.generation.temperature
+        return Policy.load_checkpoint(folder, temperature).to(self.backend.device)
+
+    def begin(self, iteration: int) -> Context:
+        """Enter an iteration; answers its context."""
+        self.iteration = iteration
+        self.ctx = self.ctx.at(
+            iteration=iteration, draws=Draws(self.config.seed, iteration), step=0
+        )
+        return self.ctx
+
+    def end(self) -> None:
+        """Leave an iteration."""
+        self.directory.drop_checkpoints(self.name("policy"))
+        rows = self.directory.metrics.rows()
+        mine = [r for r in rows if r["kind"] == "iteration" and r["iteration"] == self.iteration]
+        self.tell("iteration_finished", row=mine[-1])
+
+    def stage(
+        self,
+        stage: str,
+        make: Callable[[], T],
+        save: Callable[[T, Path], None],
+        load: Callable[[Path], T],
+    ) -> T:
+        """A stage's result, made once an iteration; who watches is told."""
+        name = self.name(stage)
+        started = time.perf_counter()
+        reused = (self.directory.path / name).exists()
+        made = self.directory.artefact(name, make, save, load)
+        seconds = time.perf_counter() - started
+        self.tell("stage_finished", stage=stage, seconds=seconds, reused=reused)
+        return made
+
+    def handle(self, name: str) -> PolicyHandle:
+        """A policy of this run by its name; weights load when asked."""
+        if name == "sft":
+            return self.sft
+        return PolicyHandle(name, lambda: self.load_policy(self.directory.path / name))
+
+    def name(self, stage: str) -> str:
+        """``iteration-k/stage``."""
+        return f"iteration-{self.iteration}/{stage}"
+
+    def cached(self, name: str, make: Callable[[], Dataset]) -> Dataset:
+        """A plugin's data set, made once an iteration."""
+        with self.plugins.aside():  # what waits for the stage's own row stays there, cached or not
+            return self.directory.cached(self.name(f"cache-{name}"), make, save_data, load_data)
+
+    def log(self, kind: str, **row: Any) -> None:
+        """One line of metrics.jsonl; progress rows are told to who watches."""
+        extra = dict(self.ctx.logged)
+        self.ctx.logged.clear()
+        whole = {"kind": kind, "iteration": self.iteration, **row, **extra}
+        self.directory.metrics.write(whole)
+        if kind in {"reward_model", "policy"}:
+            self.tell("stage_advanced", stage=kind, step=row["step"], row=whole)
+
+    def log_actions(self, stage: str) -> None:
+        """What the plugins did since the last row, as a row of its own."""
+        self.log("actions", stage=stage, actions=self.plugins.taken_actions())
+
+    def tell(self, kind: EventKind, step: int = 0, **data: Any) -> None:
+        """Tell the watchers and every plugin with ``observe``."""
+        event = Event(kind, self.iteration, step, data)
+        for watcher in self.watch:
+            watcher(event)
+        for _ in self.plugins.each("observe", event=event):
+            pass

@@ -1,0 +1,290 @@
+"""The stages of one iteration: what each step of the loop does, and how its result is kept."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, concatenate_datasets
+from torch import nn
+
+from ostinato.config.errors import Pause, UserError
+from ostinato.contract.batches import PolicyHandle, PolicyHistory
+from ostinato.data.preferences import (
+    Preferences,
+    collect,
+    collect_meta,
+    combine_data,
+    label,
+    prompts_for,
+    refine_data,
+)
+from ostinato.engine.evaluation import Evaluator
+from ostinato.engine.policy_training import PolicyTrainer
+from ostinato.engine.reward_training import RewardTrainer, calibrated, held_out_accuracy
+from ostinato.engine.session import Session
+from ostinato.models.policy import Policy
+from ostinato.models.reward import Calibration, Reward, combine, mean_over_members
+from ostinato.models.reward_model import RewardModel
+from ostinato.models.weights import distance
+
+WAITING = "pairs-to-label"  # the name under which pairs are kept while a labeller waits
+
+
+def gather(s: Session, policy: Policy) -> Preferences:
+    """D~_k: pairs of the current policy's responses, labelled."""
+    s.tell("stage_started", stage="preferences", total=0)
+    ctx, plugins = s.ctx, s.plugins
+    train, held_out = prompts_for(s.prompts.preference, ctx)
+    count = plugins.need("meta_responses")
+
+    def draw() -> Dataset:
+        pairs = collect(policy, train, ctx, "preferences")
+        if not len(held_out):
+            return pairs
+        return concatenate_datasets([pairs, collect(policy, held_out, ctx, "held-out preferences")])
+
+    with s.backend.autocast():
+        kept = (s.directory.path / s.name(f"cache-{WAITING}")).exists()
+        pairs = s.cached(WAITING, draw) if kept else draw()
+        meta = collect_meta(policy, train, count, ctx) if count else None
+    try:
+        labelled = label(pairs, plugins, ctx)
+    except Pause:  # another draw might differ, on another device, from what people see
+        s.cached(WAITING, lambda: pairs)
+        raise
+    s.log_actions("preferences")
+    if not len(held_out):
+        return Preferences(labelled, None, meta)
+    first = len(pairs) - len(held_out) * math.comb(s.config.preferences.responses, 2)
+    return Preferences(
+        labelled.select(range(first)), labelled.select(range(first, len(pairs))), meta
+    )
+
+
+def training_data(s: Session, preferences: Sequence[Preferences]) -> Dataset:
+    """D_k: combined, then refined."""
+
+    def fit(data: Dataset, purpose: str, **changes: Any) -> RewardModel:
+        start = s.initial_reward_model.with_head(s.draws, purpose=f"head {purpose}")
+        trainer = RewardTrainer(s.plugins, s.ctx, s.backend, s.log, s.tokenizer, plain=True)
+        return trainer(start, data, purpose=purpose, **changes)
+
+    s.tell("stage_started", stage="data", total=0)
+    data = combine_data([p.train for p in preferences], s.plugins, s.ctx)
+    data = refine_data(data, s.plugins, s.ctx.at(fit=fit, cached=s.cached))
+    s.log_actions("data")
+    return data
+
+
+def _expect(s: Session, hook: str, answer: Any, kind: type | tuple[type, ...], words: str) -> None:
+    """UserError, naming the owner of ``hook``, where its answer is not of this kind."""
+    if not isinstance(answer, kind):
+        raise UserError(
+            f"plugin '{s.plugins.owners[hook]}': hook '{hook}' answered a "
+            f"{type(answer).__name__}, expected {words}"
+        )
+
+
+def train_reward_model(s: Session, data: Dataset, pairs: Preferences) -> Reward:
+    """R~_k: ``reward_model.members`` models, each calibrated on its own training responses."""
+    members = []
+    for m in range(s.config.reward_model.members):
+        ctx = s.ctx.at(member=m)
+        fit = RewardTrainer(s.plugins, ctx, s.backend, s.log, s.tokenizer, pairs.meta)
+        start = s.initial_reward_model.with_head(s.draws, purpose=f"reward head {m}")
+        s.tell("stage_started", stage="reward_model", total=0, member=m)
+        if "train_rm" in s.plugins.owners:
+            model = s.plugins.one("train_rm", fit=fit, initial=start, data=data, ctx=ctx)
+            _expect(s, "train_rm", model, RewardModel, "a RewardModel")
+            s.plugins.acted(s.plugins.owners["train_rm"], "train_rm", fit.updates)
+        else:
+            model = fit(start, data)
+        members.append(calibrated(model, data, s.tokenizer))
+    held = pairs.held_out
+    s.log(
+        "reward_model_trained",
+        held_out_accuracy=None
+        if held is None
+        else [held_out_accuracy(m, held, s.tokenizer) for m in members],
+        calibration=[m.calibration.__dict__ for m in members],
+        actions=s.plugins.taken_actions(),
+    )
+    return members[0] if len(members) == 1 else combine(members, mean_over_members)
+
+
+def combined_reward(
+    s: Session, models: Sequence[Reward], preferences: Sequence[Preferences], data: Dataset
+) -> Reward:
+    """R_k; a reward model made for it is calibrated on D_k, unless the plugin has done so."""
+    reward = _combined(s, models, preferences, data)
+    s.log_actions("combined")
+    return reward
+
+
+def _combined(
+    s: Session, models: Sequence[Reward], preferences: Sequence[Preferences], data: Dataset
+) -> Reward:
+    answer: Reward = s.plugins.one(
+        "combine_rm",
+        reward_models=list(models),
+        datasets=[p.train for p in preferences],
+        ctx=s.ctx,
+        measure=lambda reward: len(reward.members) if isinstance(reward, Reward) else 0,
+    )
+    wanted = "a reward model or ostinato.combine(models, reduce)"
+    _expect(s, "combine_rm", answer, Reward, wanted)
+    answer.to(s.backend.device)
+    for member in answer.members:
+        if member.calibration == Calibration():
+            calibrated(member, data, s.tokenizer)
+    return answer
+
+
+def save_combined(s: Session, models: Sequence[Reward], reward: Reward, folder: Path) -> None:
+    """Which reward models R_k consists of; the weights too where it is a new one."""
+    names = {id(m): name for name, m in member_names(models)}
+    members = [names.get(id(member)) for member in reward.members]
+    facts = {"plugin": s.plugins.owners["combine_rm"], "members": members}
+    (folder / "combined.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    if isinstance(reward, RewardModel) and members == [None]:
+        reward.save(folder)
+
+
+def load_combined(
+    s: Session,
+    models: Sequence[Reward],
+    preferences: Sequence[Preferences],
+    data: Dataset,
+    folder: Path,
+) -> Reward:
+    """R_k again: its own checkpoint, or the hook's answer to the same reward models."""
+    if (folder / "config.json").exists():
+        return RewardModel.load_checkpoint(folder, s.plugins.readers).to(s.backend.device)
+    reward = _combined(s, models, preferences, data)
+    s.plugins.taken_actions()  # they are in the log already
+    s.ctx.logged.clear()
+    return reward
+
+
+def member_names(models: Sequence[Reward]) -> list[tuple[str, RewardModel]]:
+    """(name in the run folder, model) of every member of every iteration."""
+    return [
+        (f"iteration-{k}/reward_model" + (f"/member-{i}" if len(model.members) > 1 else ""), member)
+        for k, model in enumerate(models, start=1)
+        for i, member in enumerate(model.members)
+    ]
+
+
+@torch.no_grad()
+def fingerprint(model: nn.Module) -> list[float]:
+    """Sum and norm of every parameter, in float64: they tell changed weights, without a copy."""
+    found = [
+        fact
+        for p in model.parameters()
+        for fact in (p.sum(dtype=torch.float64), torch.linalg.vector_norm(p, dtype=torch.float64))
+    ]
+    return torch.stack(found).tolist()
+
+
+def initial_policy(s: Session, history: PolicyHistory) -> PolicyHandle:
+    """pi_k_init, as a handle; a policy made for it gets its name when it is saved."""
+    owner = s.plugins.owners["init_policy"]
+    before = fingerprint(s.sft_policy.lm)
+    answer = s.plugins.one("init_policy", history=history, ctx=s.ctx)
+    if fingerprint(s.sft_policy.lm) != before:
+        raise UserError(
+            f"plugin '{owner}': hook 'init_policy' changed the weights of the SFT policy, which it "
+            "is given to read; change a copy, as `policy.copy()` makes it"
+        )
+    if isinstance(answer, Policy):
+        made = answer.to(s.backend.device)
+        answer = PolicyHandle(s.name("policy_init"), lambda: made)
+    wanted = "a policy or one of the history's handles"
+    _expect(s, "init_policy", answer, PolicyHandle, wanted)
+    handle: PolicyHandle = answer
+    s.plugins.acted(owner, "init_policy", distance(handle.load().lm, s.sft_policy.lm))
+    s.log_actions("policy_init")
+    return handle
+
+
+def save_handle(s: Session, handle: PolicyHandle, folder: Path) -> None:
+    """The policy's name if the run holds it already, else its weights."""
+    if handle.name == s.name("policy_init"):
+        handle.load().save(folder)
+    (folder / "policy_init.json").write_text(json.dumps({"policy": handle.name}), encoding="utf-8")
+
+
+def load_handle(s: Session, folder: Path) -> PolicyHandle:
+    """pi_k_init by identity: the very policy that it was when the run first came here."""
+    name = json.loads((folder / "policy_init.json").read_text(encoding="utf-8"))["policy"]
+    return s.handle(name)
+
+
+def train_policy(s: Session, initial: PolicyHandle, reward: Reward, latest: Reward) -> Policy:
+    """pi_k, optimised on R_k and evaluated on the way; ends with the iteration's summary row."""
+    s.tell("stage_started", stage="policy", total=s.config.rl.rollouts)
+    start = initial.load()
+    evaluate = Evaluator(
+        s.prompts.evaluation,
+        s.baseline,
+        s.sft_policy,
+        start,
+        reward,
+        latest,
+        s.plugins,
+        s.ctx,
+        s.backend,
+    )
+
+    def evaluate_and_log(policy: Policy, step: int) -> None:
+        row = evaluate(policy, step)
+        s.log("eval", step=step, **row)
+        s.tell("evaluated", step=step, row=row)
+
+    optimise = PolicyTrainer(
+        s.plugins,
+        s.ctx,
+        s.backend,
+        s.directory,
+        s.name("policy"),
+        s.prompts.rl,
+        s.log,
+        evaluate_and_log,
+    )
+    if "train_policy" in s.plugins.owners:
+        policy: Policy = s.plugins.one(
+            "train_policy", optimise=optimise, initial=start, reward_model=reward, ctx=s.ctx
+        )
+        _expect(s, "train_policy", policy, Policy, "a Policy")
+        s.plugins.acted(s.plugins.owners["train_policy"], "train_policy", optimise.updates)
+    else:
+        policy = optimise(start, reward)
+    s.log_actions("policy")  # of train_policy, and of the last evaluation
+    s.log("iteration", **summary(s))
+    return policy
+
+
+def summary(s: Session) -> dict[str, Any]:
+    """The last evaluation of the iteration, its peak of gold, and the reward model's accuracy."""
+    rows = [r for r in s.directory.metrics.rows() if r["iteration"] == s.iteration]
+    evals = [r for r in rows if r["kind"] == "eval"]
+    if not evals:
+        raise UserError("no evaluation was made; a train_policy hook switched every one off")
+    trained = [r["held_out_accuracy"] for r in rows if r["kind"] == "reward_model_trained"][-1]
+    accuracy = [share for share in trained or [] if share is not None]
+    gold = [r["gold_reward"] for r in evals if r["gold_reward"] is not None]
+    last = {
+        key: value
+        for key, value in evals[-1].items()
+        if isinstance(value, int | float | None) and key not in {"iteration", "step"}
+    }
+    return {
+        **last,
+        "peak_gold": max(gold, default=None),
+        "accuracy": sum(accuracy) / len(accuracy) if accuracy else None,
+    }

@@ -1,0 +1,1 @@
+"""Policies, reward models and gold, and what they take and answer."""

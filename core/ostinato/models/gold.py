@@ -1,0 +1,183 @@
+"""The gold reward model that stands for the human: a checkpoint, or a function of text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from ostinato.config.errors import NonFiniteError, UserError
+from ostinato.config.sections import GoldSection, RewardModelSection
+from ostinato.models.loading import from_checkpoint
+from ostinato.models.reward_model import SCORING_BATCH, RewardModel
+from ostinato.models.samples import Samples, Scorer
+
+MAX_TOKENS = 2048  # longest prompt + response that a checkpoint reads, if its context has the room
+
+
+def load_gold(section: GoldSection, device: torch.device) -> Scorer:
+    """The gold reward model: raw scores, nothing calibrated.
+
+    A checkpoint with transformers' ``score`` head (the decoders) is read as a reward model is, any
+    other one as a classifier of pairs. Raises UserError where there is no such model or function,
+    or the checkpoint was not trained to score.
+    """
+    if section.function is not None:
+        return GoldFunction(section.function, _made(section))
+    if section.random is None and not _has_score(section):
+        return GoldClassifier.load(section, device)
+    shared = section.model_dump(exclude={"function", "batch"})
+    loaded = RewardModelSection(**shared, max_tokens=MAX_TOKENS)
+    return RewardModel.load(loaded, key="gold", trained=True).to(device)
+
+
+def gold_scores(gold: Scorer, samples: Samples, batch: int) -> Tensor:
+    """Gold scores (B,) of samples, fp32 on the CPU. Raises NonFiniteError."""
+    prompts, responses, finished = samples.prompts, samples.responses, samples.finished.tolist()
+    found = [
+        gold.score(prompts[i : i + batch], responses[i : i + batch], finished[i : i + batch])
+        for i in range(0, len(prompts), batch)
+    ]
+    scores = torch.cat([f.detach().float().cpu() for f in found])
+    if not bool(scores.isfinite().all()):
+        raise NonFiniteError("the gold reward model's scores are not finite")
+    return scores
+
+
+@dataclass(frozen=True)
+class GoldFunction:
+    """What ``gold.function`` makes; its answers are checked, and faults name the factory."""
+
+    name: str
+    made: Any
+
+    def score(
+        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
+    ) -> Tensor:
+        """Scores (B,). Raises UserError, or NonFiniteError, that names the function."""
+        whose = f"gold.function: the score of {self.name}()"
+        try:
+            found = self.made.score(prompts, responses, finished)
+        except UserError:  # it has its own sentence
+            raise
+        except Exception as error:
+            first = next(iter(str(error).splitlines()), "")
+            raise UserError(f"{whose} failed: {type(error).__name__}: {first}") from error
+        if not isinstance(found, Tensor):
+            kind = type(found).__name__
+            raise UserError(f"{whose} is a {kind}, expected a tensor with a number a response")
+        if found.shape != (len(prompts),):
+            shape = tuple(found.shape)
+            raise UserError(f"{whose} has shape {shape}, expected ({len(prompts)},)")
+        if not bool(found.isfinite().all()):
+            raise NonFiniteError(f"{whose} is not finite")
+        return found
+
+
+def _made(section: GoldSection) -> Any:
+    """What the factory answers."""
+    name = section.function
+    assert name is not None
+    factory = section.factory()
+    try:
+        made = factory()
+    except Exception as error:
+        raise UserError(
+            f"gold.function: {name}() failed: {type(error).__name__}: {error}"
+        ) from error
+    if not callable(getattr(made, "score", None)):
+        raise UserError(
+            f"gold.function: {name}() answered a {type(made).__name__} "
+            "without `score(prompts, responses, finished)`"
+        )
+    return made
+
+
+class GoldClassifier(nn.Module):
+    """A classifier of (prompt, response) pairs, such as BERT's: its one logit is the score.
+
+    The whole forward pass of AutoModelForSequenceClassification; the tokenizer joins the pair.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_tokens = min(MAX_TOKENS, tokenizer.model_max_length, _positions(model))
+        self.eval()
+
+    @classmethod
+    def load(cls, section: GoldSection, device: torch.device) -> GoldClassifier:
+        """Raises UserError: not loadable, not trained to score, more than one label, no padding."""
+        auto, remote = AutoModelForSequenceClassification, section.trust_remote_code
+        model, facts = from_checkpoint(
+            auto,
+            section.model,
+            "gold.model",
+            trust_remote_code=remote,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+        body = f"{model.base_model_prefix}."
+        lacking = sorted(facts["missing_keys"], key=lambda key: (key.startswith(body), key))
+        if lacking:  # transformers filled them with random numbers
+            raise UserError(
+                f"gold.model: '{section.model}' is no trained reward model: its checkpoint holds "
+                f"no '{lacking[0]}'"
+            )
+        if model.config.num_labels != 1:
+            raise UserError(
+                f"gold.model: '{section.model}' has {model.config.num_labels} labels, expected a "
+                "model with one, its score"
+            )
+        name = section.tokenizer or section.model
+        tokenizer = from_checkpoint(AutoTokenizer, name, "gold.tokenizer", trust_remote_code=remote)
+        if tokenizer.pad_token_id is None:
+            raise UserError(f"gold.tokenizer: '{name}' has no pad token")
+        return cls(model, tokenizer).to(device)
+
+    @torch.no_grad()
+    def score(
+        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
+    ) -> Tensor:
+        """Scores (B,), as raw logits. ``finished`` is not seen: pairs hold no stop token."""
+        found = []
+        for start in range(0, len(prompts), SCORING_BATCH):
+            part = slice(start, start + SCORING_BATCH)
+            pairs = self.tokenizer(
+                list(prompts[part]),
+                list(responses[part]),
+                padding=True,
+                truncation=True,
+                max_length=self.max_tokens,
+                return_tensors="pt",
+            ).to(self.model.device)
+            found.append(self.model(**pairs).logits[:, 0].float())
+        return torch.cat(found)
+
+
+def _has_score(section: GoldSection) -> bool:
+    """Whether transformers gives this architecture a linear ``score``; no weight is made."""
+    config = from_checkpoint(
+        AutoConfig, section.model, "gold.model", trust_remote_code=section.trust_remote_code
+    )
+    try:
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(
+                config, trust_remote_code=section.trust_remote_code
+            )
+    except (ValueError, RuntimeError):  # no such class, or no meta tensors: loading says so
+        return True
+    return isinstance(getattr(model, "score", None), nn.Linear)
+
+
+def _positions(model: Any) -> int:
+    """How many tokens the body has positions for; RoBERTa's begin behind its padding."""
+    room = getattr(model.config, "max_position_embeddings", None) or MAX_TOKENS
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    first = getattr(table, "padding_idx", None)
+    return int(room) if first is None else int(room) - first - 1

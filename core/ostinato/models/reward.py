@@ -1,0 +1,133 @@
+"""What a policy is optimised on: one reward model, or several combined."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from ostinato.config.errors import NonFiniteError, UserError
+from ostinato.models.samples import Samples, Scores
+
+if TYPE_CHECKING:
+    from ostinato.models.reward_model import RewardModel
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Mean and std of raw scores over the model's own training responses, and the gold's there.
+
+    Bradley-Terry scores have an arbitrary offset and scale; combining works on calibrated ones.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    gold_mean: float | None = None
+    gold_std: float | None = None
+
+
+class Reward(ABC):
+    """A reward that a policy can be optimised on."""
+
+    @property
+    @abstractmethod
+    def members(self) -> list[RewardModel]:
+        """The reward models that score below this, each once."""
+
+    @abstractmethod
+    def score_samples(self, samples: Samples) -> Scores:
+        """Calibrated scores of B samples; tokens are used as they are where tokenizers agree."""
+
+    @abstractmethod
+    def score_text(
+        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
+    ) -> Scores:
+        """The same, from text."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write into an existing empty folder."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> Self:
+        """Move every member."""
+
+    def score(
+        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
+    ) -> Tensor:
+        """Calibrated scores (B,) of text."""
+        return self.score_text(prompts, responses, finished).score
+
+
+class CombinedReward(Reward):
+    """Several reward models, scored when asked and reduced: ``reduce((B, n) scores) -> (B,)``."""
+
+    def __init__(
+        self, models: Sequence[Reward], reduce: Callable[[Tensor], Tensor], heads: bool = False
+    ) -> None:
+        self._members = [member for model in models for member in model.members]
+        self._reduce = reduce
+        self._heads = heads
+
+    @property
+    def members(self) -> list[RewardModel]:
+        return self._members
+
+    def to(self, device: torch.device) -> Self:
+        for member in self._members:
+            member.to(device)
+        return self
+
+    def _combine(self, found: list[Scores]) -> Scores:
+        columns = [f.parts.flatten(1) if self._heads else f.score[:, None] for f in found]
+        each = torch.cat(columns, dim=1)  # (B, n)
+        score = self._reduce(each)
+        if score.shape != (len(each),):
+            raise UserError(
+                f"combine_rm: its reduce answered shape {tuple(score.shape)} for scores of shape "
+                f"{tuple(each.shape)}, expected ({len(each)},)"
+            )
+        if not bool(score.isfinite().all()):
+            raise NonFiniteError("combine_rm: its reduce answered a score that is not finite")
+        heads = {f.parts.shape[-1] for f in found}
+        if len(heads) == 1:
+            parts = torch.cat([f.parts for f in found], dim=1)
+        else:  # models with different numbers of heads: each head counts as a member
+            parts = torch.cat([f.parts.flatten(1)[..., None] for f in found], dim=1)
+        stds = [f.part_std for f in found if f.part_std is not None]
+        whole = len(stds) == len(found) and len(heads) == 1
+        return Scores(score, parts, torch.cat(stds, dim=1) if whole else None)
+
+    def score_samples(self, samples: Samples) -> Scores:
+        return self._combine([m.score_samples(samples) for m in self._members])
+
+    def score_text(
+        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
+    ) -> Scores:
+        return self._combine([m.score_text(prompts, responses, finished) for m in self._members])
+
+    def save(self, folder: Path) -> None:
+        """One checkpoint a member: ``member-0``, ``member-1``, ..."""
+        for i, member in enumerate(self._members):
+            (folder / f"member-{i}").mkdir()
+            member.save(folder / f"member-{i}")
+
+
+def combine(
+    models: Sequence[Reward], reduce: Callable[[Tensor], Tensor], heads: bool = False
+) -> Reward:
+    """A lazy combination: every member of ``models`` scores, ``reduce`` takes (B, n) to (B,).
+
+    n counts the members, or with ``heads`` every head of each, on its member's calibrated scale.
+    """
+    return CombinedReward(models, reduce, heads)
+
+
+def mean_over_members(scores: Tensor) -> Tensor:
+    """(B, n) -> (B,)."""
+    return scores.mean(1)

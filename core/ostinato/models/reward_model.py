@@ -1,0 +1,332 @@
+"""Reward models: a causal body with a bias-free head, and combinations of them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+from ostinato.config.draws import Draws
+from ostinato.config.errors import NonFiniteError, UserError
+from ostinato.config.sections import RewardModelSection
+from ostinato.models.loading import (
+    from_checkpoint,
+    load_model,
+    load_tokenizer,
+    padded,
+    prompt_tokens,
+    response_tokens,
+    save_model,
+    vocabulary_key,
+)
+from ostinato.models.reward import Calibration, Reward, combine, mean_over_members
+from ostinato.models.samples import RMOutputs, Samples, Scores
+
+SCORING_BATCH = 256  # responses in one forward pass
+PLUGIN_MODULES = "plugin_modules.safetensors"
+
+Reader = Callable[..., Scores]  # (N, outputs) logits, and settings by name -> Scores
+
+
+def read_mean(logits: Tensor) -> Scores:
+    """Every output is a head of its own; the score is their mean. (N, outputs) -> Scores."""
+    return Scores(logits.mean(-1), logits[:, None, :])
+
+
+MEAN: Mapping[str, Reader] = {"mean": read_mean}
+
+
+class RewardModel(nn.Module, Reward):
+    """A transformers sequence-classification model that scores prompt + response.
+
+    The head is transformers' bias-free ``score``; its input is the last real token's state. The
+    checkpoint gives raw outputs; ``calibration``, ``reader`` and ``settings``, which are the
+    reader's, travel in its config.json. ``readers`` are those that the run's plugins bring, by
+    name: one makes score, parts and std of the logits, ``read(logits, **settings)``, a pure
+    function.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        reader: str = "mean",
+        calibration: Calibration | None = None,
+        max_tokens: int = 1024,
+        settings: Mapping[str, Any] | None = None,
+        readers: Mapping[str, Reader] = MEAN,
+    ) -> None:
+        nn.Module.__init__(self)
+        self.readers = readers
+        self.model = model
+        self.tokenizer = tokenizer
+        self._read_with(reader, settings)
+        self.calibration = calibration or Calibration()
+        self.max_tokens = max_tokens
+        self.lm_head: nn.Module | None = None
+        self.plugin_modules = nn.ModuleDict()
+        self.key = vocabulary_key(tokenizer)
+        self.eval()  # dropout is off unless a plugin needs it in training
+
+    @classmethod
+    def load(
+        cls,
+        section: RewardModelSection,
+        lm_head: bool = False,
+        key: str = "reward_model",
+        trained: bool = False,
+        readers: Mapping[str, Reader] = MEAN,
+    ) -> RewardModel:
+        """R_init: the body that the run file names; :meth:`with_head` gives it its head.
+
+        Raises UserError, naming ``key``, if there is no such body, or no language-model head, or
+        if it should be ``trained`` and has no head. Texts are cut to the model's context.
+        """
+        tokenizer = load_tokenizer(section, key)
+        auto = AutoModelForSequenceClassification
+        head = "score.weight" if trained else ""
+        model = load_model(auto, section, tokenizer, key, head, num_labels=1)
+        if not isinstance(getattr(model, "score", None), nn.Linear):
+            raise UserError(
+                f"{key}: a {model.config.model_type} model has no linear `score` head; expected a "
+                "decoder, such as a language model's body"
+            )
+        room = getattr(model.config, "max_position_embeddings", None) or section.max_tokens
+        made = cls(model, tokenizer, max_tokens=min(section.max_tokens, room), readers=readers)
+        if lm_head:
+            kinds = getattr(model.config, "architectures", None) or []
+            headless = any(kind.endswith("ForSequenceClassification") for kind in kinds)
+            if section.model and headless and not model.config.tie_word_embeddings:
+                raise UserError(
+                    f"{key}.model: a plugin needs the language-model head, and the checkpoint "
+                    f"'{section.model}' is a {kinds[0]} without one"
+                )
+            lm = load_model(AutoModelForCausalLM, section, tokenizer, key)
+            made.lm_head = copy.deepcopy(lm.get_output_embeddings())
+        return made
+
+    @classmethod
+    def load_checkpoint(cls, folder: Path, readers: Mapping[str, Reader] = MEAN) -> RewardModel:
+        """A reward model that a run saved. Raises UserError where its reader is none of these."""
+        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+        facts = getattr(model.config, "ostinato", None)
+        if facts is None:
+            raise UserError(f"{folder}: config.json holds no ostinato calibration")
+        made = cls(
+            model,
+            AutoTokenizer.from_pretrained(folder),
+            facts["reader"],
+            Calibration(**facts["calibration"]),
+            facts["max_tokens"],
+            facts["settings"],
+            readers,
+        )
+        if (folder / PLUGIN_MODULES).exists():
+            made.plugin_modules = saved_modules(load_file(folder / PLUGIN_MODULES))
+        return made
+
+    def save(self, folder: Path) -> None:
+        """A checkpoint that AutoModelForSequenceClassification loads; it gives raw scores."""
+        self.model.config.ostinato = {
+            "reader": self.reader,
+            "settings": self.settings,
+            "calibration": self.calibration.__dict__,
+            "max_tokens": self.max_tokens,
+        }
+        save_model(self.model, self.tokenizer, folder)
+        if len(self.plugin_modules):
+            save_file(self.plugin_modules.state_dict(), folder / PLUGIN_MODULES)
+
+    def copy(self) -> RewardModel:
+        """An independent copy, not calibrated: what is done with it will change its scores."""
+        shared = {id(kept): kept for kept in (self.tokenizer, self.readers)}
+        made = copy.deepcopy(self, shared)
+        made.calibration = Calibration()
+        return made
+
+    def with_head(
+        self,
+        draws: Draws,
+        outputs: int = 1,
+        reader: str = "mean",
+        purpose: str = "reward head",
+        settings: Mapping[str, Any] | None = None,
+    ) -> RewardModel:
+        """A copy with a fresh head ~ N(0, 1/sqrt(d + 1)), the same at every iteration.
+
+        ``reader`` makes scores of its outputs: ``mean``, or the plugin whose ``read`` is called
+        with ``settings``, which are what JSON holds and are saved with the model.
+        """
+        made = self.copy()
+        size = made.model.score.in_features
+        generator = replace(draws, iteration=0).generator(purpose)
+        weight = torch.randn(outputs, size, generator=generator) / math.sqrt(size + 1)
+        head = nn.Linear(size, outputs, bias=False)
+        head.weight = nn.Parameter(weight)
+        made.model.score = head.to(made.model.device)
+        made.model.config.num_labels = made.model.num_labels = outputs
+        made._read_with(reader, settings)
+        return made
+
+    def _read_with(self, reader: str, settings: Mapping[str, Any] | None) -> None:
+        """Raises UserError where the run has no such reader."""
+        if reader not in self.readers:
+            raise UserError(
+                f"reward model: it is read by plugin '{reader}', which the run does not list or "
+                "which has no function `read`"
+            )
+        self.reader, self.settings = reader, dict(settings or {})
+
+    def read(self, logits: Tensor) -> Scores:
+        """Raw scores of logits (N, outputs)."""
+        return self.readers[self.reader](logits, **self.settings)
+
+    @property
+    def members(self) -> list[RewardModel]:
+        return [self]
+
+    def encode(
+        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Token ids of prompts and responses in this model's own vocabulary."""
+        return (
+            prompt_tokens(self.tokenizer, prompts),
+            response_tokens(self.tokenizer, responses, finished),
+        )
+
+    def joined(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(ids, mask, response mask), each (N, T), padded right; long prompts lose their start."""
+        rows, starts = [], []
+        for p, r in zip(prompts, responses, strict=True):
+            answer = list(r)[: self.max_tokens - 1]
+            prompt = list(p)[-(self.max_tokens - len(answer)) :]
+            rows.append(prompt + answer)
+            starts.append(len(prompt))
+        ids, mask = padded(rows, self.tokenizer.pad_token_id)
+        place = torch.arange(ids.shape[1])
+        response = mask & (place >= torch.tensor(starts)[:, None])
+        device = self.model.device
+        return ids.to(device), mask.to(device), response.to(device)
+
+    def forward(self, ids: Tensor, mask: Tensor, views: int = 1) -> RMOutputs:
+        """Raw outputs for (N, T) tokens, padded right; ``views`` repeats them along the batch."""
+        rows = len(ids)
+        states = self.model.base_model(input_ids=ids.repeat(views, 1), use_cache=False)[0]
+        last = (mask.sum(1) - 1).repeat(views)
+        hidden = states[torch.arange(len(states), device=states.device), last]
+        logits = self.model.score(hidden.to(self.model.score.weight.dtype)).float()
+        lm_logits = self.lm_head(states) if self.lm_head is not None else None
+        score = self.read(logits).score
+        return RMOutputs(
+            score.view(views, rows),
+            logits.view(views, rows, -1),
+            hidden.float().view(views, rows, -1),
+            None if lm_logits is None else lm_logits.view(views, *ids.shape, -1),
+            dict(self.plugin_modules.items()),
+        )
+
+    @torch.no_grad()
+    def raw(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Tensor:
+        """Raw logits (N, outputs) for token ids."""
+        found = []
+        for start in range(0, len(prompts), SCORING_BATCH):
+            part = slice(start, start + SCORING_BATCH)
+            ids, mask, _ = self.joined(prompts[part], responses[part])
+            found.append(self(ids, mask).logits[0])
+        return torch.cat(found)
+
+    def _scores(self, logits: Tensor) -> Scores:
+        if not bool(logits.isfinite().all()):
+            raise NonFiniteError("a reward model's score is not finite")
+        raw = self.read(logits)
+        mean, std = self.calibration.mean, self.calibration.std
+        return Scores(
+            (raw.score - mean) / std,
+            (raw.parts - mean) / std,
+            None if raw.part_std is None else raw.part_std / std,
+        )
+
+    @torch.no_grad()
+    def score_samples(self, samples: Samples) -> Scores:
+        """Calibrated; straight from the policy's tokens where the vocabularies agree."""
+        if vocabulary_key(samples.tokenizer) != self.key:
+            return self.score_text(samples.prompts, samples.responses, samples.finished.tolist())
+        if bool(samples.prompt_mask.all()):  # prompts of one length need no repacking
+            ids = torch.cat([samples.prompt_ids, samples.response_ids], dim=1)
+            mask = torch.cat([samples.prompt_mask, samples.mask], dim=1)
+            if ids.shape[1] <= self.max_tokens:
+                parts = zip(ids.split(SCORING_BATCH), mask.split(SCORING_BATCH), strict=True)
+                return self._scores(torch.cat([self(i, m).logits[0] for i, m in parts]))
+        return self._scores(self.raw(*token_rows(samples)))
+
+    @torch.no_grad()
+    def score_text(
+        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
+    ) -> Scores:
+        """Calibrated, through this model's own tokenizer."""
+        return self._scores(self.raw(*self.encode(prompts, responses, finished)))
+
+
+def saved_modules(state: Mapping[str, Tensor]) -> nn.ModuleDict:
+    """Plugin modules as their weights alone, under the names that they were saved under.
+
+    What they compute only their plugin knows: training makes the module anew and loads these.
+    """
+    made = nn.ModuleDict()
+    for name, value in state.items():
+        *path, leaf = name.split(".")
+        holder: nn.Module = made
+        for part in path:
+            if part not in dict(holder.named_children()):
+                holder.add_module(part, nn.Module())
+            holder = holder.get_submodule(part)
+        holder.register_parameter(leaf, nn.Parameter(value, value.is_floating_point()))
+    return made
+
+
+def token_rows(samples: Samples) -> tuple[list[list[int]], list[list[int]]]:
+    """Samples as unpadded lists of prompt and response ids."""
+    prompts = zip(samples.prompt_ids.cpu(), samples.prompt_mask.cpu(), strict=True)
+    responses = zip(samples.response_ids.cpu(), samples.mask.cpu(), strict=True)
+    return [p[m].tolist() for p, m in prompts], [r[m].tolist() for r, m in responses]
+
+
+def load_reward(folder: Path, readers: Mapping[str, Reader] = MEAN) -> Reward:
+    """What :meth:`RewardModel.save` or a trained set of members wrote."""
+    members = sorted(folder.glob("member-*"), key=lambda p: int(p.name.split("-")[1]))
+    if members:
+        found = [RewardModel.load_checkpoint(m, readers) for m in members]
+        return combine(found, mean_over_members)
+    return RewardModel.load_checkpoint(folder, readers)
+
+
+def trained_reward(
+    name: str, key: str, max_tokens: int = 2048, readers: Mapping[str, Reader] = MEAN
+) -> Reward:
+    """A reward model from anywhere: what a run saved, or a trained decoder with one output.
+
+    ``name`` is a path or hub name; ``readers`` those of the run's plugins, ``ctx.readers``. Raises
+    UserError, naming ``key``, where there is none.
+    """
+    if any(Path(name).glob("member-*")):
+        return load_reward(Path(name), readers)
+    config = from_checkpoint(AutoConfig, name, key)
+    if getattr(config, "ostinato", None) is not None and Path(name).is_dir():
+        return RewardModel.load_checkpoint(Path(name), readers)
+    section = RewardModelSection(model=name, max_tokens=max_tokens)
+    return RewardModel.load(section, key=key, trained=True)

@@ -1,0 +1,106 @@
+"""What models take and answer: samples of responses, scores, a reward model's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ostinato.models.loading import prompt_texts
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass
+class Samples:
+    """Prompts with sampled responses, as tokens of one tokenizer; text is decoded when asked for.
+
+    ``prompt_ids`` (B, P) is padded left, ``response_ids`` (B, T) right; masks are boolean and a
+    response's stop token counts as its last real token. ``finished`` (B,): the stop token came.
+    """
+
+    tokenizer: Any
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    response_ids: Tensor
+    mask: Tensor
+    finished: Tensor
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids)
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        """Prompt texts; special tokens that a template put in are part of them."""
+        return prompt_texts(self.tokenizer, self._real(self.prompt_ids, self.prompt_mask))
+
+    @cached_property
+    def responses(self) -> list[str]:
+        """Response texts, without special tokens."""
+        rows = self._real(self.response_ids, self.mask)
+        return [str(t) for t in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
+
+    @property
+    def lengths(self) -> Tensor:
+        """Real response tokens, the stop token included (B,)."""
+        return self.mask.sum(1)
+
+    @staticmethod
+    def _real(ids: Tensor, mask: Tensor) -> list[list[int]]:
+        pairs = zip(ids.tolist(), mask.tolist(), strict=True)
+        return [[token for token, real in zip(*pair, strict=True) if real] for pair in pairs]
+
+    def rows(self, index: Tensor) -> Samples:
+        """The samples at ``index``; response columns that became all padding are cut off."""
+        width = max(1, int(self.mask[index].sum(1).max()))
+        return Samples(
+            self.tokenizer,
+            self.prompt_ids[index],
+            self.prompt_mask[index],
+            self.response_ids[index, :width],
+            self.mask[index, :width],
+            self.finished[index],
+        )
+
+
+@dataclass
+class Scores:
+    """What a reward model says of B samples.
+
+    ``score`` (B,) calibrated; ``parts`` (B, members, heads) the same before members and heads were
+    reduced; ``part_std`` of that shape where a model predicts a standard deviation, else None.
+    """
+
+    score: Tensor
+    parts: Tensor
+    part_std: Tensor | None = None
+
+
+class Scorer(Protocol):
+    """The contract of every reward model, gold or proxy: text in, one score a response out."""
+
+    def score(
+        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
+    ) -> Tensor:
+        """Scores (B,). ``finished``: the response ended with its stop token."""
+
+
+@dataclass
+class RMOutputs:
+    """A reward model's answers for a PreferenceBatch, V dropout views of each response.
+
+    ``score`` (V, N), raw; ``logits`` (V, N, outputs); ``hidden`` (V, N, D) at the final token;
+    ``lm_logits`` (V, N, T, vocabulary) if a plugin needs ``lm_head``. ``modules``: the plugin
+    modules trained with this model, by plugin name.
+    """
+
+    score: Tensor
+    logits: Tensor
+    hidden: Tensor
+    lm_logits: Tensor | None = None
+    modules: Mapping[str, torch.nn.Module] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""The run folder: artefacts, metrics and checkpoints."""

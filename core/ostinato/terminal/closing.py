@@ -1,0 +1,86 @@
+"""What a finished run says: its verdict and what to do next."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ostinato.config.sections import RunConfig
+from ostinato.contract.discovery import discover, hooks_of
+from ostinato.contract.plugins import Plugins
+from ostinato.report.tables import number
+from ostinato.terminal.printing import Row
+
+
+def _verdict(rows: Sequence[Row]) -> list[str]:
+    """What the table says, in a sentence; nothing where there is no gold or one iteration."""
+    golds = [row.get("gold_reward") for row in rows]
+    if len(rows) < 2 or any(g is None for g in golds):
+        return []
+    first, last = rows[0], rows[-1]
+    return [
+        f"From iteration {first['iteration']} to {last['iteration']} gold went from "
+        f"{number(golds[0], '+.2f')} to {number(golds[-1], '+.2f')} and the gap from "
+        f"{number(first['gap'], '+.2f')} to {number(last['gap'], '+.2f')}."
+    ]
+
+
+def other_plugins(config: RunConfig, plugins: Plugins) -> str | None:
+    """``plugins=[...]``: the run's own, with another built-in owner of `combine_data`.
+
+    Only what comes with Ostinato is looked at: other packages are imported when a run names them.
+    """
+    owner = plugins.owners["combine_data"]
+    for name, claims in discover().items():
+        if name == owner or len(claims) > 1 or not claims[0].built_in:
+            continue
+        if "combine_data" in hooks_of(claims[0].load()):
+            kept = [e for e in config.plugins if owner not in (e if isinstance(e, dict) else [e])]
+            listed = yaml.safe_dump([name, *kept], default_flow_style=True, width=math.inf)
+            return f"plugins={listed.strip()}"
+    return None
+
+
+def _next_commands(
+    source: str, overrides: Sequence[str], seed: int, other: str | None
+) -> dict[str, str]:
+    """Runs that come next, with what this one overrode, and what each is for."""
+    kept = [text for text in overrides if not text.startswith("seed=")]
+
+    def command(settings: Sequence[str], *rest: str) -> str:
+        sets = [word for text in settings for word in ("--set", text)]
+        return shlex.join(["ostinato", "run", source, *sets, *rest])
+
+    made = {command(kept, "--seed", str(seed + 1)): "another seed, for the spread"}
+    if other is not None:
+        kept = [text for text in kept if not text.startswith("plugins")]
+        meaning = "other methods; ostinato plugins lists them"
+        made[command([*kept, other], "--out", "runs/other")] = meaning
+    return made
+
+
+def _next_steps(folder: Path, again: Mapping[str, str]) -> list[RenderableType]:
+    kept = {
+        "report.html": "curves, settings and sample texts, for a browser",
+        "metrics.jsonl": "every number, one JSON object a line",
+        "iteration-*/policy": "checkpoints that transformers loads",
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, meaning in kept.items():
+        table.add_row(f"  {name}", Text(meaning, style="dim"))
+    commands = {
+        f"ostinato report {folder}": "this table again; give several runs to compare them",
+        **again,
+    }
+    lines: list[RenderableType] = []
+    for command, meaning in commands.items():
+        lines += [Text(f"  {command}"), Text(f"      {meaning}", style="dim")]
+    heading = Text.assemble(("Results in ", "bold"), (str(folder), "bold"))
+    return [heading, table, "", Text("What to do next", style="bold"), *lines]

@@ -1,0 +1,298 @@
+"""A run as a person watches it: the brief, progress, evaluations, tables, and what to do next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from types import TracebackType
+
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from ostinato.config.errors import Pause
+from ostinato.config.sections import RunConfig
+from ostinato.contract.events import Event
+from ostinato.report.tables import EVALUATION, ITERATION, number, readable
+from ostinato.terminal.brief import brief, legend, sources
+from ostinato.terminal.closing import _next_commands, _next_steps, _verdict, other_plugins
+from ostinato.terminal.printing import STYLES, Row, show
+
+STAGES = {
+    "sft": "Training the SFT policy",
+    "preferences": "Sampling and labelling pairs",
+    "data": "Preparing the training pairs",
+    "reward_model": "Training the reward model",
+    "policy": "Optimising the policy",
+}
+UNITS = {"reward_model": "updates", "policy": "rollouts"}
+SAMPLE_TEXTS = 2
+PLAIN_SECONDS = (5.0, 60.0)  # without a terminal: the least and the most between progress lines
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class _Rate(ProgressColumn):
+    """Steps a second, or seconds a step where that is easier to read."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("", style="progress.data.speed")
+        text = f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
+        return Text(text, style="progress.data.speed")
+
+
+class _Count(ProgressColumn):
+    """Steps done of all; nothing where nobody knows how many there are."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text()
+        return Text(f"{task.completed:.0f}/{task.total:.0f}", style="progress.download")
+
+
+def iteration_table(rows: Sequence[Row]) -> Table:
+    """One line an iteration, at its last evaluation."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    table.add_column("iteration", justify="right")
+    for heading, _, _ in ITERATION:
+        table.add_column(heading, justify="right", style=STYLES.get(heading, ""), no_wrap=True)
+    for row in rows:
+        cells = [number(row.get(key), form) for _, key, form in ITERATION]
+        table.add_row(str(row["iteration"]), *cells)
+    return table
+
+
+class RunConsole:
+    """Watches one run; a context manager, so that bars end before an error is told.
+
+    On a terminal there are progress bars; elsewhere plain lines without control codes.
+    """
+
+    def __init__(
+        self, source: str, console: Console | None = None, overrides: Sequence[str] = ()
+    ) -> None:
+        self.source = source
+        self.overrides = overrides
+        self.console = console or Console(highlight=False)
+        self.live = self.console.is_interactive
+        self.started = time.monotonic()
+        self.iterations = 0
+        self.seed = 0
+        self.other: str | None = None
+        self.summaries: list[Row] = []
+        self.evaluations: list[Row] = []
+        self.bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            _Count(),
+            _Rate(),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            transient=True,
+        )
+        self.bar: tuple[str, TaskID] | None = None
+        self.spoke = self.started
+        self.iteration = 0
+        self.steps = 0
+        self.heading_due = True
+        self.tell: dict[str, Callable[[Event], None]] = {
+            "run_started": self._run_started,
+            "stage_started": self._stage_started,
+            "stage_advanced": self._stage_advanced,
+            "stage_finished": self._stage_finished,
+            "evaluated": self._evaluated,
+            "iteration_finished": self._iteration_finished,
+            "run_finished": self._run_finished,
+        }
+
+    def __enter__(self) -> RunConsole:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end_bars()
+        if isinstance(error, Pause):
+            self._rule(f"Paused after {duration(time.monotonic() - self.started)}")
+
+    def __call__(self, event: Event) -> None:
+        self.tell[event.kind](event)
+
+    def _line(self, text: str | Text, style: str = "") -> None:
+        body = Text(text, style=style) if isinstance(text, str) else text
+        self.console.print(Text("  ") + body, soft_wrap=True)
+        self.spoke = time.monotonic()
+
+    def _rule(self, title: str) -> None:
+        self.console.print()
+        if self.live:
+            self.console.print(Rule(Text(title, style="bold"), align="left", style="dim"))
+        else:
+            self.console.print(f"== {title}", soft_wrap=True)
+
+    def _run_started(self, event: Event) -> None:
+        config: RunConfig = event.data["config"]
+        self.iterations, self.seed = config.iterations, config.seed
+        self.other = other_plugins(config, event.data["plugins"])
+        self._rule(f"Ostinato {version('ostinato')}: {self.source}")
+        where = "goes on with the run there" if event.data["resumed"] else "a new run"
+        facts = [
+            *sources(config),
+            ("runs on", str(event.data["backend"])),
+            ("results in", f"{event.data['directory']} ({where})"),
+            ("seed", str(config.seed)),
+            ("iterations", f"{config.iterations} of {config.rl.rollouts} rollouts"),
+        ]
+        show(self.console, brief(config, event.data["plugins"], facts), "", legend())
+
+    def _enter_iteration(self, iteration: int) -> None:
+        if iteration != self.iteration:
+            self.iteration = iteration
+            self.evaluations = []
+            self.heading_due = True
+            self._rule(f"Iteration {iteration} of {self.iterations}")
+
+    def _stage_started(self, event: Event) -> None:
+        self._enter_iteration(event.iteration)
+        stage = event.data["stage"]
+        if self.live:
+            self._show_bar(STAGES.get(stage, stage), event.data["total"] or None, 0)
+        elif not event.data.get("member"):
+            self._line(f"{STAGES.get(stage, stage)} ...")
+
+    def _stage_advanced(self, event: Event) -> None:
+        row, stage = event.data["row"], event.data["stage"]
+        what = _described(stage, row)
+        self.steps += 1
+        if self.live:
+            self._show_bar(what, row["total"], row["step"])
+        else:
+            self._plain_progress(stage, what, row)
+
+    def _show_bar(self, what: str, total: int | None, step: int) -> None:
+        if self.bar is None or self.bar[0] != what:
+            self._drop_bar()
+            # a resumed stage does not count the steps of its first process into its rate
+            self.bar = what, self.bars.add_task(what, total=total, completed=max(0, step - 1))
+            self.bars.start()
+        self.bars.update(self.bar[1], completed=step, total=total)
+
+    def _drop_bar(self) -> None:
+        if self.bar is not None:
+            self.bars.remove_task(self.bar[1])
+            self.bar = None
+
+    def _end_bars(self) -> None:
+        self._drop_bar()
+        if self.live:  # else rich prints an empty line
+            self.bars.stop()
+
+    def _plain_progress(self, stage: str, what: str, row: Row) -> None:
+        """A line each quarter of the way, at most every few seconds and at least every minute."""
+        step, total = row["step"], row["total"]
+        quiet = time.monotonic() - self.spoke
+        new_quarter = step * 4 // total > (step - 1) * 4 // total and step < total
+        if quiet > PLAIN_SECONDS[0 if new_quarter else 1]:
+            self._line(f"{what}: {step} of {total} {UNITS[stage]}")
+
+    def _stage_finished(self, event: Event) -> None:
+        self._enter_iteration(event.iteration)
+        self._drop_bar()
+        stage = event.data["stage"]
+        if stage in STAGES and event.data["reused"]:
+            self._line(f"{STAGES[stage]}: kept from before", "dim")
+        elif stage in STAGES and event.data["seconds"] >= 0.05:
+            unit = UNITS.get(stage, "")[: -1 if self.steps == 1 else None]
+            steps = f"{self.steps} {unit} in " if unit else ""
+            self._line(f"{STAGES[stage]}: {steps}{duration(event.data['seconds'])}", "dim")
+        self.steps = 0
+
+    def _evaluated(self, event: Event) -> None:
+        row = event.data["row"]
+        self.evaluations.append({"step": event.step, **row})
+        if self.heading_due:
+            heads = [f"{heading:>7}" for heading, _, _ in EVALUATION]
+            self._line(" ".join(["rollout", *heads]), "bold")
+            self.heading_due = False
+        line = Text(f"{event.step:>7}")
+        for heading, key, form in EVALUATION:
+            line.append(f" {number(row.get(key), form):>7}", style=STYLES.get(heading, ""))
+        self._line(line)
+
+    def _iteration_finished(self, event: Event) -> None:
+        self._drop_bar()
+        self.summaries.append(event.data["row"])
+        self._samples()
+        if event.iteration < self.iterations:
+            show(self.console, iteration_table(self.summaries))
+
+    def _samples(self) -> None:
+        """The same prompts at the iteration's first and last evaluation."""
+        if len(self.evaluations) < 2 or self.evaluations[0]["step"] > 0:
+            return  # the first one was made before the run was cut short
+        before, after = (self.evaluations[i].get("samples", []) for i in (0, -1))
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True, style="dim")
+        table.add_column(overflow="fold")
+        for old, new in list(zip(before, after, strict=False))[:SAMPLE_TEXTS]:
+            table.add_row("", "")
+            table.add_row("prompt", Text(_short(old["prompt"]), style="bold"))
+            table.add_row("before", _sample(old))
+            table.add_row("after", _sample(new))
+        show(self.console, table)
+
+    def _run_finished(self, event: Event) -> None:
+        self._end_bars()
+        self._rule(f"Finished in {duration(time.monotonic() - self.started)}")
+        show(self.console, iteration_table(event.data["rows"]))
+        show(self.console, *_verdict(event.data["rows"]))
+        again = _next_commands(self.source, self.overrides, self.seed, self.other)
+        show(self.console, "", *_next_steps(event.data["directory"], again))
+
+
+def _described(stage: str, row: Row) -> str:
+    """The stage in words, with the model or run that a plugin trains on its own."""
+    what = STAGES[stage]
+    name = row.get("purpose" if stage == "reward_model" else "name")
+    if name not in {"reward model", "policy", None}:
+        what += f" ({name})"
+    return what + (f", member {row['member'] + 1}" if row.get("member") else "")
+
+
+def _short(text: str, most: int = 300) -> str:
+    text = readable(text)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _sample(sample: Row) -> Text:
+    text = Text()
+    for key in ("gold", "proxy"):
+        text.append(f"{key} {number(sample.get(key), '+.2f')}  ", style=STYLES[key])
+    return text.append(_short(sample["response"]) or "(empty)")

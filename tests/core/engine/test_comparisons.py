@@ -1,0 +1,37 @@
+"""Preference data in batches of whole groups: rows, ranks, columns of plugins."""
+
+from __future__ import annotations
+
+import torch
+
+from ostinato.engine.comparisons import ranks
+
+
+def test_groups_share_rows_and_are_ranked(kit, comparisons):
+    """Three responses a prompt are three rows and three comparisons; rank 0 has the best gold."""
+    one = kit.make()
+    model = one.initial()
+    data = comparisons(5, responses=3)
+    batch = one.batch(data, model, [0, 3])
+    assert len(batch.prompt) == len(batch.response) == len(batch.input_ids) == 6
+    assert batch.pairs.shape == (6, 2)
+    assert batch.group.tolist() == [0, 0, 0, 1, 1, 1]
+    gold = torch.tensor([r.count("a") - r.count("b") for r in batch.response])
+    for group in (0, 1):
+        mine = batch.group == group
+        order = gold[mine].argsort(descending=True)
+        assert batch.rank[mine][order].tolist() == [0, 1, 2]
+    assert bool((gold[batch.pairs[:, 0]] > gold[batch.pairs[:, 1]]).all())
+    kept = one.batch(data, model).extra
+    assert list(kept) == ["wrong"]
+    assert len(kept["wrong"]) == len(data)
+    text = model.tokenizer.decode(batch.input_ids[0][batch.response_mask[0]].tolist())
+    assert text.removesuffix(model.tokenizer.eos_token) == batch.response[0]
+
+
+def test_soft_labels_rank_by_expected_wins():
+    """A comparison that is certain counts more than one that is nearly a tie."""
+    pairs = torch.tensor([[0, 1], [1, 2], [2, 0]])  # a cycle: one win each
+    group = torch.zeros(3, dtype=torch.long)
+    assert ranks(pairs, torch.tensor([1.0, 1.0, 1.0]), group).tolist() == [0, 1, 2]
+    assert ranks(pairs, torch.tensor([0.6, 1.0, 0.6]), group).tolist() == [1, 0, 2]

@@ -1,0 +1,177 @@
+"""Log-probabilities and values against plain transformers, whatever the batch looks like."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from ostinato.config.errors import UserError
+from ostinato.models.loading import padded
+from ostinato.models.policy import Policy, spread
+from ostinato.models.samples import Samples
+
+FAMILIES = ["gpt2", "gpt_neox", "llama"]
+RAGGED = [[100, 101, 102, 103], [104], [1, 105, 106], [107, 1]]  # 1 is eos
+RESPONSES = [[110, 111, 1], [112, 113, 114, 115, 1], [116], [0, 117, 118]]  # 0 is pad, sampled
+
+
+def batch(policy, prompts, responses):
+    prompt_ids, prompt_mask = padded(prompts, policy.tokenizer.pad_token_id, left=True)
+    ids, mask = padded(responses, policy.tokenizer.pad_token_id)
+    finished = torch.tensor([r[-1] == policy.tokenizer.eos_token_id for r in responses])
+    return Samples(policy.tokenizer, prompt_ids, prompt_mask, ids, mask, finished)
+
+
+def by_hand(lm, prompt, response, temperature=1.0):
+    """log softmax(logits / temperature) of each response token: one row, float64, no padding."""
+    wide = copy.deepcopy(lm).double()
+    with torch.no_grad():
+        logits = wide(input_ids=torch.tensor([prompt + response])).logits[0]
+    table = (logits[len(prompt) - 1 : -1] / temperature).log_softmax(-1)
+    return table.gather(1, torch.tensor(response)[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "prompts", [RAGGED, [[*p[:1], 99] for p in RAGGED]], ids=["ragged", "equal"]
+)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_equal_plain_transformers(policies, family, prompts, temperature):
+    policy = policies.make(family).policy(temperature=temperature)
+    found = policy.logprobs(batch(policy, prompts, RESPONSES))
+    assert found.shape == (4, 5)
+    for i, (prompt, response) in enumerate(zip(prompts, RESPONSES, strict=True)):
+        wanted = by_hand(policy.lm, prompt, response, temperature)
+        torch.testing.assert_close(found[i, : len(response)].double(), wanted, atol=1e-5, rtol=0)
+        assert (found[i, len(response) :] == 0).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logprobs_and_values_depend_on_neither_padding_nor_batch_nor_neighbours(policies, family):
+    policy = policies.make(family).policy().with_value("shared")
+    torch.nn.init.normal_(policy.value_head.weight)
+    whole = policy.evaluate(batch(policy, RAGGED, RESPONSES))
+    for i, response in enumerate(RESPONSES):
+        alone = policy.evaluate(batch(policy, [RAGGED[i]], [response]))
+        others = [[120] * 9, RAGGED[i]], [[121] * 11, response]
+        beside = policy.evaluate(batch(policy, *others))
+        for found, single, second in zip(whole, alone, beside, strict=True):
+            real = found[i, : len(response)]
+            torch.testing.assert_close(real, single[0], atol=1e-5, rtol=0)
+            torch.testing.assert_close(real, second[1, : len(response)], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_of_ragged_prompts_are_those_of_single_rows(policies, family):
+    policy = policies.make(family).policy()
+
+    def gradients(logprobs):
+        policy.zero_grad()
+        logprobs.sum().backward()
+        return {name: p.grad.clone() for name, p in policy.named_parameters()}
+
+    together = gradients(policy.logprobs(batch(policy, RAGGED, RESPONSES)))
+    pairs = zip(RAGGED, RESPONSES, strict=True)
+    alone = gradients(torch.cat([policy.logprobs(batch(policy, [p], [r]))[0] for p, r in pairs]))
+    for name, gradient in together.items():
+        torch.testing.assert_close(gradient, alone[name], atol=1e-3, rtol=1e-4)
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("family", "dropout"),
+    [
+        ("gpt2", {"resid_pdrop": 0.5, "embd_pdrop": 0.5, "attn_pdrop": 0.5}),
+        ("gpt_neox", {"hidden_dropout": 0.5, "attention_dropout": 0.5}),
+        ("llama", {"attention_dropout": 0.5}),
+    ],
+)
+def test_dropout_is_off_even_for_a_model_in_train_mode(policies, family, dropout):
+    loaded = policies.make(family, model=dropout).policy()
+    assert not torch.equal(*(loaded.lm.train()(torch.tensor([[100, 101]])).logits for _ in "ab"))
+    for policy in (Policy(loaded.lm.train(), loaded.tokenizer), loaded.copy()):
+        policy.with_value("separate")
+        samples = batch(policy, RAGGED, RESPONSES)
+        torch.nn.init.normal_(policy.value_head.weight)
+        first, second = policy.evaluate(samples), policy.evaluate(samples)
+        assert torch.equal(first[0], second[0])
+        assert torch.equal(first[1], second[1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_policy_loads_with_transformers_and_gives_the_same_logprobs(
+    policies, family, tmp_path
+):
+    policy = policies.make(family).policy().with_value("shared")
+    policy.save(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert set(loaded.state_dict()) == set(policy.lm.state_dict())
+    for prompt, response in zip(RAGGED, RESPONSES, strict=True):
+        found = policy.logprobs(batch(policy, [prompt], [response]))[0]
+        wanted = by_hand(loaded, prompt, response)
+        torch.testing.assert_close(found.double(), wanted, atol=1e-5, rtol=0)
+    samples = batch(policy, RAGGED, RESPONSES)
+    again = Policy.load_checkpoint(tmp_path, temperature=1.0)
+    assert torch.equal(again.logprobs(samples), policy.logprobs(samples))
+
+
+@pytest.mark.parametrize("kind", ["shared", "separate"])
+def test_the_value_head_starts_at_zero_on_the_trunk_or_a_copy_of_it(policies, kind):
+    policy = policies.make().policy().with_value(kind)
+    samples = batch(policy, RAGGED, RESPONSES)
+    logprobs, values = policy.evaluate(samples)
+    assert (values == 0).all()
+    torch.testing.assert_close(logprobs, policy.logprobs(samples))
+
+    torch.nn.init.normal_(policy.value_head.weight)
+    _, values = policy.evaluate(samples)
+    assert (values[samples.mask] != 0).all()
+    values.sum().backward()
+    touched = policy.lm.base_model.embed_in.weight.grad is not None
+    assert touched == (kind == "shared")
+    if kind == "separate":
+        assert policy.value_trunk.embed_in.weight.grad.abs().sum() > 0
+
+
+def test_values_stand_at_the_state_that_predicts_their_token(policies):
+    policy = policies.make().policy().with_value("shared")
+    torch.nn.init.normal_(policy.value_head.weight)
+    _, values = policy.evaluate(batch(policy, RAGGED, RESPONSES))
+    for i, (prompt, response) in enumerate(zip(RAGGED, RESPONSES, strict=True)):
+        states = policy.lm.base_model(input_ids=torch.tensor([prompt + response]))[0][0]
+        wanted = policy.value_head(states[len(prompt) - 1 : -1])[:, 0]
+        torch.testing.assert_close(values[i, : len(response)], wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_a_copy_is_independent_and_has_no_value_head(policies):
+    policy = policies.make().policy().with_value("shared")
+    made = policy.copy()
+    with torch.no_grad():
+        next(made.lm.parameters()).add_(1.0)
+    assert made.value_head is None
+    assert not torch.equal(next(made.lm.parameters()), next(policy.lm.parameters()))
+
+
+def test_a_model_that_rescales_its_logits_is_refused(policies):
+    sizes = {
+        "model_type": "granite",
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "intermediate_size": 16,
+        "initializer_range": 0.4,
+        "logits_scaling": 4.0,
+    }
+    kit = policies.make()
+    section = kit.config.policy.model_copy(update={"random": sizes})
+    with pytest.raises(UserError, match="a granite model rescales its logits"):
+        Policy.load(section, 1.0)
+
+
+def test_spread_puts_values_back_and_zero_on_padding():
+    mask = torch.tensor([[True, True], [True, False]])
+    assert spread(torch.tensor([1.0, 2.0, 3.0]), mask).tolist() == [[1.0, 2.0], [3.0, 0.0]]

@@ -1,0 +1,254 @@
+"""What a person sees of a run, from the events alone."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from ostinato import load_config
+from ostinato.contract.events import Event
+from ostinato.contract.plugins import activate
+from ostinato.report.tables import ITERATION
+from ostinato.terminal import console as console_module
+from ostinato.terminal.console import RunConsole, duration, iteration_table
+from ostinato.terminal.printing import show
+
+SAMPLES = {
+    0: [{"prompt": "the soup :", "response": "it was bland .", "gold": -1.0, "proxy": -2.0}],
+    4: [{"prompt": "the soup :", "response": "it was tasty .", "gold": 1.5, "proxy": 1.25}],
+}
+
+
+def evaluation(step: int, gold: float | None) -> dict[str, Any]:
+    missing = gold is None
+    return {
+        "gold_reward": gold,
+        "proxy_reward": 0.5 + step,
+        "gap": None if missing else 0.25,
+        "gap_latest": None if missing else 0.5,
+        "kl": 1.5 * step,
+        "mmd": None if missing else 0.125,
+        "length": 12.34,
+        "samples": [{**s, "gold": None if missing else s["gold"]} for s in SAMPLES[step]],
+    }
+
+
+def summary(k: int, gold: float | None) -> dict[str, Any]:
+    row = evaluation(4, gold)
+    return {"kind": "iteration", "iteration": k, **row, "peak_gold": gold, "accuracy": 0.756}
+
+
+def events(gold: float | None = 0.75, resumed: bool = False) -> Iterator[Event]:
+    config = load_config("toy", ["iterations=2", "rl.rollouts=4", "plugins=[worst_case]"])
+    yield Event(
+        "run_started",
+        data={
+            "config": config,
+            "plugins": activate(config.wanted_plugins, "toy"),
+            "directory": Path("runs/x"),
+            "resumed": resumed,
+            "backend": "cpu, fp32, 1 thread",
+        },
+    )
+    rows = []
+    for k in (1, 2):
+        for stage in ("preferences", "reward_model", "policy"):
+            yield Event("stage_started", k, data={"stage": stage, "total": 0})
+            if stage == "reward_model":
+                for step in range(1, 9):
+                    row = {"step": step, "total": 8, "member": 0, "purpose": "reward model"}
+                    yield Event("stage_advanced", k, step, {"stage": stage, "row": row})
+            if stage == "policy":
+                yield Event("evaluated", k, 0, {"row": evaluation(0, gold and -gold)})
+                for step in range(1, 5):
+                    row = {"step": step, "total": 4, "name": "policy"}
+                    yield Event("stage_advanced", k, step, {"stage": stage, "row": row})
+                yield Event("evaluated", k, 4, {"row": evaluation(4, gold)})
+            done = {"stage": stage, "seconds": 3.0, "reused": False}
+            yield Event("stage_finished", k, data=done)
+        rows.append(summary(k, gold and gold * k))
+        yield Event("iteration_finished", k, data={"row": rows[-1]})
+    yield Event("run_finished", 2, data={"directory": Path("runs/x"), "rows": rows})
+
+
+def shown(
+    width: int = 80, terminal: bool = False, overrides: Sequence[str] = (), **settings: Any
+) -> str:
+    out = Console(
+        file=io.StringIO(),
+        width=width,
+        height=200,
+        force_terminal=terminal,
+        force_interactive=terminal,
+        highlight=False,
+        color_system="truecolor" if terminal else None,
+    )
+    with RunConsole("toy", out, overrides) as watch:
+        for event in events(**settings):
+            watch(event)
+    assert isinstance(out.file, io.StringIO)
+    return out.file.getvalue()
+
+
+def squeezed(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def test_the_brief_comes_first() -> None:
+    lines = squeezed(shown())
+    assert lines[1].startswith("== Ostinato")
+    brief = lines[: lines.index("== Iteration 1 of 2")]
+    for line in (
+        "combine_data concat (default)",
+        "combine_rm worst_case",
+        "policy policy of world 'toy'",
+        "runs on cpu, fp32, 1 thread",
+        "results in runs/x (a new run)",
+        "iterations 2 of 4 rollouts",
+    ):
+        assert line in brief
+    assert any(line.startswith("MMD how differently") for line in brief)
+    assert "results in runs/x (goes on with the run there)" in squeezed(shown(resumed=True))
+
+
+def test_evaluations_and_tables() -> None:
+    lines = squeezed(shown())
+    assert lines.count("rollout gold proxy gap KL length") == 2
+    assert "0 -0.75 +0.50 +0.25 0.00 12.3" in lines
+    assert "4 +0.75 +4.50 +0.25 6.00 12.3" in lines
+    # the table of iteration 1, and both rows in the last one
+    assert lines.count("1 +0.75 +0.75 +4.50 +0.25 +0.50 6.00 0.125 76%") == 2
+    assert lines.count("2 +1.50 +1.50 +4.50 +0.25 +0.50 6.00 0.125 76%") == 1
+    assert "Training the reward model: 8 updates in 3.0 s" in lines
+    text = " ".join(lines)
+    assert "gold went from +0.75 to +1.50 and the gap from +0.25 to +0.25." in text
+
+
+def test_samples_before_and_after() -> None:
+    lines = squeezed(shown())
+    place = lines.index("prompt the soup :")
+    assert lines[place + 1] == "before gold -1.00 proxy -2.00 it was bland ."
+    assert lines[place + 2] == "after gold +1.50 proxy +1.25 it was tasty ."
+
+
+def test_a_resumed_stage() -> None:
+    out = Console(file=io.StringIO(), width=80, highlight=False)
+    watch = RunConsole("toy", out)
+    for stage in ("preferences", "combined"):
+        kept = {"stage": stage, "seconds": 1.0, "reused": True}
+        watch(Event("stage_finished", 1, data=kept))
+    for _ in range(2):  # neither is the policy before it was optimised
+        watch(Event("evaluated", 1, 4, {"row": evaluation(4, 0.5)}))
+    watch(Event("iteration_finished", 1, data={"row": summary(1, 0.5)}))
+    assert isinstance(out.file, io.StringIO)
+    text = out.file.getvalue()
+    assert "  Sampling and labelling pairs: kept from before\n" in text
+    assert text.count("kept from before") == 1
+    assert "prompt" not in text
+
+
+def test_without_gold() -> None:
+    lines = squeezed(shown(gold=None))
+    assert "4 – +4.50 – 6.00 12.3" in lines
+    assert "2 – – +4.50 – – 6.00 – 76%" in lines
+    assert "after gold – proxy +1.25 it was tasty ." in lines
+    assert not any("gold went from" in line for line in lines)
+
+
+def test_plain_lines_hold_no_control_codes_and_no_bars() -> None:
+    text = shown()
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text)
+    assert "━" not in text
+    assert not any(line != line.rstrip() for line in text.splitlines())
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_it_fits(width: int, terminal: bool) -> None:
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(width, terminal)).replace("\r", "\n")
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_wide_numbers_fit_into_80_columns() -> None:
+    row = dict.fromkeys((key for _, key, _ in ITERATION), -12.345) | {"kl": 123.45, "accuracy": 1.0}
+    out = Console(file=io.StringIO(), width=80)
+    show(out, iteration_table([{**row, "iteration": 10}]))
+    assert isinstance(out.file, io.StringIO)
+    heads, _, cells = [line for line in squeezed(out.file.getvalue()) if line]
+    assert heads == "iteration gold peak proxy gap latest KL MMD accuracy"
+    assert cells == "10 -12.35 -12.35 -12.35 -12.35 -12.35 123.45 -12.345 100%"
+
+
+def test_bars_on_a_terminal() -> None:
+    text = shown(terminal=True)
+    assert "━" in text
+    assert "\x1b[?25l" in text
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is shown again
+
+
+def test_plain_progress_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(console_module.time, "monotonic", lambda: clock[0])
+    out = Console(file=io.StringIO(), width=80)
+    watch = RunConsole("toy", out)
+    for step in range(1, 401):
+        clock[0] += 1.0
+        row = {"step": step, "total": 400, "name": "policy"}
+        watch(Event("stage_advanced", 1, step, {"stage": "policy", "row": row}))
+    assert isinstance(out.file, io.StringIO)
+    said = [int(s) for s in re.findall(r"policy: (\d+) of 400 rollouts", out.file.getvalue())]
+    assert said == [61, 100, 161, 200, 261, 300, 361]
+
+
+def test_several_runs_of_a_plugin_are_told_apart() -> None:
+    out = Console(file=io.StringIO(), width=80)
+    watch = RunConsole("toy", out)
+    watch.spoke = -1e9
+    row = {"step": 5, "total": 9, "member": 2, "purpose": "strength vote"}
+    watch(Event("stage_advanced", 1, 5, {"stage": "reward_model", "row": row}))
+    assert isinstance(out.file, io.StringIO)
+    assert out.file.getvalue() == (
+        "  Training the reward model (strength vote), member 3: 5 of 9 updates\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (119, "119 s"), (150, "2 min"), (7500, "2 h 5 min")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def next_commands(*overrides: str) -> list[str]:
+    lines = [line.strip() for line in shown(400, overrides=overrides).splitlines()]
+    return [line for line in lines if line.startswith("ostinato run ")]
+
+
+def test_what_to_do_next_keeps_what_the_run_was_told() -> None:
+    assert next_commands("rl.rollouts=4", "seed=0", "plugins=[worst_case]") == [
+        "ostinato run toy --set rl.rollouts=4 --set 'plugins=[worst_case]' --seed 1",
+        "ostinato run toy --set rl.rollouts=4 --set 'plugins=[sample_data, worst_case]' "
+        "--out runs/other",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("listed", "wanted"),
+    [
+        ("[]", "plugins=[sample_data]"),
+        ("[worst_case, sample_data]", "plugins=[concat, worst_case]"),
+        ("[{sample_data: {}}, {liti: {eta: 0.3}}]", "plugins=[concat, {liti: {eta: 0.3}}]"),
+    ],
+)
+def test_the_other_method_is_another_owner_of_a_hook(listed: str, wanted: str) -> None:
+    config = load_config("toy", [f"plugins={listed}"])
+    found = console_module.other_plugins(config, activate(config.wanted_plugins, "toy"))
+    assert found == wanted
+    assert activate(load_config("toy", [found]).wanted_plugins, "toy").owners["combine_data"]
