@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from ostinato.contract.events import Event
     from ostinato.data.preferences import swapped
     from ostinato.data.prompts import read_rows
-    from ostinato.engine.reward_training import calibrated
     from ostinato.loop import Run, run
     from ostinato.models.loading import padded, prompt_tokens, response_tokens
     from ostinato.models.policy import Policy
     from ostinato.models.reward import Reward, combine
     from ostinato.models.reward_model import RewardModel, trained_reward
+    from ostinato.models.ruler import calibrated
     from ostinato.models.samples import RMOutputs, Samples, Scores
     from ostinato.models.weights import average, distance, follow, lerp, slerp, slerp_all
 
@@ -44,6 +44,7 @@ _HOME = {
         "models.policy": ("Policy",),
         "models.reward": ("Reward", "combine"),
         "models.reward_model": ("RewardModel", "trained_reward"),
+        "models.ruler": ("Ruler", "calibrated"),
         "models.samples": ("RMOutputs", "Samples", "Scores"),
         "models.weights": ("average", "distance", "follow", "lerp", "slerp", "slerp_all"),
         "contract.batches": (
@@ -53,12 +54,12 @@ _HOME = {
             "PreferenceBatch",
             "RewardBatch",
             "Rollout",
+            "Ruler",
         ),
         "contract.context": ("Context",),
         "contract.events": ("Event",),
         "data.preferences": ("swapped",),
         "data.prompts": ("read_rows",),
-        "engine.reward_training": ("calibrated",),
         "loop": ("Run", "run"),
     }.items()
     for name in names

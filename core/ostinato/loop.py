@@ -100,7 +100,7 @@ def iterate(s: Session) -> None:
         # pi_k = TrainRL(pi_k_init, R_k)   [train_policy, policy_algorithm, reward_transform, ...]
         policy = s.stage(
             "policy",
-            make=lambda: stages.train_policy(s, initial, reward, latest),
+            make=lambda: stages.train_policy(s, initial, reward, latest, data),
             save=Policy.save,
             load=s.load_policy,
         )

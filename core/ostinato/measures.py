@@ -164,6 +164,65 @@ def standardise(x: Tensor, mean: float, std: float) -> Tensor:
     return (_float(x) - mean) / std
 
 
+def mean_and_std(x: Sample) -> tuple[float, float | None]:
+    """Mean and standard deviation (ddof 1) of x (n,).
+
+    The std is None with fewer than two values, and where it is float32's rounding, below 1e-6 of
+    the largest value's size: no scale is ever made of noise. Raises ValueError when x is empty or a
+    value is not finite.
+    """
+    values = _sample("x", x)
+    if not len(values):
+        raise ValueError("mean_and_std needs a value")
+    std = values.std().item() if len(values) > 1 else 0.0
+    return values.mean().item(), std if std > 1e-6 * values.abs().max().item() else None
+
+
+def wins(score: Sample, other: Sample, same: Tensor) -> Tensor:
+    """1 where score beats other, 0 where it is beaten, 1/2 where they tie or are the ``same``.
+
+    score, other (n,), same (n,) bool -> (n,) float64: the mean is the share of prompts on which one
+    response beats another, the same under any increasing change of the score. ``same`` marks equal
+    responses, which rounding may score apart. Raises ValueError as spearman.
+    """
+    a, b = _paired(score=score, other=other)
+    return torch.sign(a - b).masked_fill(same.cpu(), 0.0).add(1).div(2)
+
+
+def mean_and_error(x: Tensor) -> tuple[float, float]:
+    """Mean of x (n,) over prompts and its standard error; 0 of one value."""
+    error = x.std().item() / math.sqrt(len(x)) if len(x) > 1 else 0.0
+    return x.mean().item(), error
+
+
+def temperature(differences: Sample, labels: Sample) -> float:
+    """The T > 0 at which sigmoid(difference / T) is calibrated: the likeliest for the labels.
+
+    differences (n,): score of the chosen response minus the rejected one's; labels (n,): P(chosen
+    preferred). Labels are drawn to 1/2 by one comparison either way (Platt 1999, "Probabilistic
+    outputs for support vector machines", section 2.2), so that a model which orders all of them
+    right keeps a T above 0. Inf where the scores order them no better than chance. Raises
+    ValueError when the lengths differ, are 0, or a value is not finite.
+    """
+    d, p = _paired(differences=differences, labels=labels)
+    if not len(d):
+        raise ValueError("temperature needs a comparison")
+    target = (len(p) * p + 1) / (len(p) + 2)
+
+    def slope(a: float) -> float:  # of the negative log-likelihood, convex in a = 1 / T
+        return (d * (torch.sigmoid(a * d) - target)).sum().item()
+
+    if slope(0.0) >= 0:
+        return math.inf
+    low, high = 0.0, 1.0 / d.abs().max().item()
+    while slope(high) < 0:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return 2 / (low + high)
+
+
 def mmd2(x: Sample, y: Sample, bandwidth: float | None = None) -> float:
     """Unbiased squared maximum mean discrepancy between two samples of rewards.
 

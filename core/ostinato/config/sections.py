@@ -99,6 +99,11 @@ class RewardModelSection(RequiredModelSection):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient norm at which it is clipped")
     max_tokens: int = Field(1024, ge=2, description="longest prompt + response, in tokens")
+    unit: Literal["training_std", "sft_std", "nats"] = Field(
+        "training_std",
+        description="what a score of 1 is: a standard deviation over the model's training "
+        "responses, or over SFT responses, or a nat of held-out preferences, calibrated",
+    )
 
     @model_validator(mode="after")
     def _length(self) -> RewardModelSection:
@@ -341,6 +346,12 @@ class RunConfig(Section):
             if not isinstance(name, str) or not isinstance(settings, Mapping | None):
                 raise ValueError(f"{entry!r}: settings of a plugin should be a mapping")
         return value
+
+    @model_validator(mode="after")
+    def _comparisons_for_nats(self) -> RunConfig:
+        if self.reward_model.unit == "nats" and not self.prompts.held_out:
+            raise ValueError("reward_model.unit nats needs held-out pairs; set prompts.held_out")
+        return self
 
     @property
     def wanted_plugins(self) -> list[tuple[str, dict[str, Any]]]:

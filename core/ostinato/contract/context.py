@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,9 @@ import torch
 from ostinato.config.draws import Draws
 from ostinato.config.sections import RunConfig
 from ostinato.contract.batches import PolicyHandle
+from ostinato.models.gold import gold_scores
 from ostinato.models.reward_model import Reader
+from ostinato.models.ruler import Ruler
 from ostinato.models.samples import Samples, Scorer
 
 if TYPE_CHECKING:
@@ -31,7 +34,8 @@ class Evaluation:
     """What ``evaluate`` hooks measure: one sample of responses to the evaluation prompts.
 
     ``proxy`` and ``latest`` (B,) calibrated scores of R_k and of the newest reward model alone;
-    ``gold`` (B,) in units of its std over SFT responses, None without a gold model; ``kl`` (B,)
+    ``gold`` (B,) standardised on SFT responses, None without a gold model or where their golds are
+    all equal; ``kl`` (B,)
     exact KL to the SFT policy, nats per response. ``sft_samples`` answer the same prompts in the
     same order, ``sft_gold`` (B,) is their gold. ``draw(purpose)`` samples the policy once more on
     these prompts, ``draw(purpose, sft)`` another policy such as ``sft``; ``proxy_of(samples)``,
@@ -63,8 +67,9 @@ class Context:
     ``member`` is the reward model in training, ``update`` the policy's optimiser update,
     ``micro_batch`` the part of it, each 0 elsewhere; all five seed :meth:`generator`.
     ``sft`` is the SFT policy, ``gold`` the gold model or None, ``readers`` how the run's plugins
-    read reward models, ``device`` where models live, ``directory`` the run's folder. In
-    ``refine_data`` there are also
+    read reward models, ``device`` where models live, ``directory`` the run's folder,
+    ``ruler`` the SFT responses on which every reward has mean 0; forward passes stand inside
+    ``autocast()``, the run's mixed precision. In ``refine_data`` there are also
     ``fit(data, purpose, epochs=...)`` -> RewardModel, trained from R_init on the preference loss
     alone, and ``cached(name, make)`` -> Dataset, made once an iteration.
     """
@@ -81,10 +86,19 @@ class Context:
     update: int = 0
     micro_batch: int = 0
     directory: Path = Path()
+    ruler: Ruler | None = None
     fit: Callable[..., Any] = _absent
     cached: Callable[[str, Callable[[], Dataset]], Dataset] = _absent
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext
     evaluation: Evaluation | None = None
     logged: dict[str, float] = field(default_factory=dict)
+
+    def gold_scores(self, samples: Samples) -> torch.Tensor | None:
+        """Raw golds (B,) in fp32 on the CPU; None without a gold model. Raises NonFiniteError."""
+        if self.gold is None:
+            return None
+        assert self.config.gold is not None
+        return gold_scores(self.gold, samples, self.config.gold.batch)
 
     def at(self, **changes: Any) -> Context:
         """The same context at another place."""

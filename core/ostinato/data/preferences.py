@@ -17,7 +17,6 @@ from ostinato.contract.context import Context
 from ostinato.contract.plugins import Plugins
 from ostinato.data.prompts import PromptSet
 from ostinato.models.generation import sample
-from ostinato.models.gold import gold_scores
 from ostinato.models.policy import Policy
 from ostinato.models.reward_model import token_rows
 
@@ -91,11 +90,10 @@ def collect(policy: Policy, prompts: PromptSet, ctx: Context, purpose: str) -> D
     k = ctx.config.preferences.responses
     repeated = [row for row in prompts.tokens for _ in range(k)]
     generator = ctx.draws.generator(purpose, device=policy.lm.device)
-    samples = sample(policy, repeated, ctx.config.generation, generator)
-    gold: list[float | None] = [None] * len(samples)
-    if ctx.gold is not None:
-        assert ctx.config.gold is not None
-        gold = gold_scores(ctx.gold, samples, ctx.config.gold.batch).tolist()
+    with ctx.autocast():  # gold scores in fp32: rounded, one pair in a hundred would be tied
+        samples = sample(policy, repeated, ctx.config.generation, generator)
+    raw = ctx.gold_scores(samples)
+    gold = [None] * len(samples) if raw is None else raw.tolist()
     prompt_rows, response_rows = token_rows(samples)
     finished = samples.finished.tolist()
     rows = []
@@ -123,7 +121,8 @@ def collect_meta(policy: Policy, prompts: PromptSet, responses: int, ctx: Contex
     """``responses`` unlabelled responses of the current policy to each prompt, a row a prompt."""
     repeated = [row for row in prompts.tokens for _ in range(responses)]
     generator = ctx.draws.generator("meta responses", device=policy.lm.device)
-    samples = sample(policy, repeated, ctx.config.generation, generator)
+    with ctx.autocast():
+        samples = sample(policy, repeated, ctx.config.generation, generator)
     prompt_rows, response_rows = token_rows(samples)
     finished = samples.finished.tolist()
     spans = [slice(i * responses, (i + 1) * responses) for i in range(len(prompts))]

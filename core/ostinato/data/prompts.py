@@ -35,6 +35,10 @@ class PromptSet:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def first(self, count: int) -> PromptSet:
+        """At most so many prompts, from the start."""
+        return self.take(range(min(count, len(self))))
+
     def take(self, index: Iterable[int]) -> PromptSet:
         """The prompts at these places."""
         chosen = list(index)

@@ -20,10 +20,8 @@ from ostinato.engine.comparisons import Comparisons
 from ostinato.machine.backend import Backend
 from ostinato.measures import pairwise_accuracy
 from ostinato.models.loading import vocabulary_key
-from ostinato.models.reward import Calibration
 from ostinato.models.reward_model import RewardModel
 
-CALIBRATION_RESPONSES = 2048
 Log = Callable[..., None]
 
 
@@ -336,24 +334,6 @@ def raw_scores(model: RewardModel, data: Dataset, policy_tokenizer: Any, side: s
     tokens = Comparisons(data, model, policy_tokenizer).tokens[side]
     prompts, responses = (list(column) for column in zip(*tokens, strict=True))
     return model.read(model.raw(prompts, responses)).score.float().cpu()
-
-
-def calibrated(model: RewardModel, data: Dataset, policy_tokenizer: Any) -> RewardModel:
-    """The model with mean and std of its raw scores (and of gold) over its own training data."""
-    count = min(len(data), CALIBRATION_RESPONSES // 2)
-    part = data.select([i * len(data) // count for i in range(count)])  # an even spread
-    scores = torch.cat(
-        [raw_scores(model, part, policy_tokenizer, s) for s in ("chosen", "rejected")]
-    )
-    gold = [*part["chosen_gold"], *part["rejected_gold"]]
-    known = torch.tensor(gold) if all(g is not None for g in gold) else None
-    model.calibration = Calibration(
-        float(scores.mean()),
-        float(scores.std().clamp_min(1e-6)),
-        None if known is None else float(known.mean()),
-        None if known is None else float(known.std().clamp_min(1e-6)),
-    )
-    return model
 
 
 def held_out_accuracy(model: RewardModel, data: Dataset, policy_tokenizer: Any) -> float | None:

@@ -23,13 +23,13 @@ from ostinato.contract.events import Event, EventKind
 from ostinato.contract.plugins import Plugins, activate
 from ostinato.data.preferences import load_data, save_data
 from ostinato.data.prompts import PromptSplits, load_prompts, split_texts
-from ostinato.engine.evaluation import Baseline, measure_baseline
 from ostinato.engine.sft import prompt_answers, train_sft
 from ostinato.machine.backend import Backend
-from ostinato.models.generation import check_length, stop_token
+from ostinato.models.generation import check_length, sample, stop_token
 from ostinato.models.gold import load_gold
 from ostinato.models.policy import Policy
 from ostinato.models.reward_model import RewardModel
+from ostinato.models.ruler import Ruler
 from ostinato.runs.directory import RunDirectory
 
 T = TypeVar("T")
@@ -178,8 +178,11 @@ class Session:
             self.gold,
             self.plugins.readers,
             directory=self.directory.path,
+            autocast=self.backend.autocast,
             logged=self.plugins.logged,
         )
+        self.ruler = self.directory.artefact("ruler", self._ruler, Ruler.save, self._load_ruler)
+        self.ctx = self.ctx.at(ruler=self.ruler)
 
     def __enter__(self) -> Session:
         return self
@@ -203,12 +206,22 @@ class Session:
             )
         return model.to(self.backend.device)
 
-    @cached_property
-    def baseline(self) -> Baseline:
-        """SFT responses to the evaluation prompts."""
-        ctx = self.ctx.at(draws=self.draws, iteration=0)  # whenever a resumed run asks first
-        with self.backend.autocast():
-            return measure_baseline(self.sft_policy, self.prompts.evaluation, ctx)
+    def _ruler(self) -> Ruler:
+        """SFT responses to the evaluation prompts and to as many RL prompts, with their golds."""
+        splits = self.prompts
+        chosen = {"evaluation": splits.evaluation, "rl": splits.rl.first(len(splits.evaluation))}
+        made = {}
+        for name, prompts in chosen.items():
+            generator = self.draws.generator(f"ruler {name}", device=self.backend.device)
+            with self.backend.autocast():
+                made[name] = sample(
+                    self.sft_policy, prompts.tokens, self.config.generation, generator
+                )
+        golds = [self.ctx.gold_scores(samples) for samples in made.values()]
+        return Ruler(**made, gold=golds[0], rl_gold=golds[1])
+
+    def _load_ruler(self, folder: Path) -> Ruler:
+        return Ruler.load(folder, self.tokenizer, self.backend.device)
 
     def _sft(self) -> Policy:
         with self.draws.forked("policy weights"):

@@ -23,13 +23,15 @@ from ostinato.data.preferences import (
     prompts_for,
     refine_data,
 )
+from ostinato.engine.calibration import calibrate
 from ostinato.engine.evaluation import Evaluator
 from ostinato.engine.policy_training import PolicyTrainer
-from ostinato.engine.reward_training import RewardTrainer, calibrated, held_out_accuracy
+from ostinato.engine.reward_training import RewardTrainer, held_out_accuracy
 from ostinato.engine.session import Session
 from ostinato.models.policy import Policy
 from ostinato.models.reward import Calibration, Reward, combine, mean_over_members
 from ostinato.models.reward_model import RewardModel
+from ostinato.models.ruler import centred
 from ostinato.models.weights import distance
 
 WAITING = "pairs-to-label"  # the name under which pairs are kept while a labeller waits
@@ -48,10 +50,9 @@ def gather(s: Session, policy: Policy) -> Preferences:
             return pairs
         return concatenate_datasets([pairs, collect(policy, held_out, ctx, "held-out preferences")])
 
-    with s.backend.autocast():
-        kept = (s.directory.path / s.name(f"cache-{WAITING}")).exists()
-        pairs = s.cached(WAITING, draw) if kept else draw()
-        meta = collect_meta(policy, train, count, ctx) if count else None
+    kept = (s.directory.path / s.name(f"cache-{WAITING}")).exists()
+    pairs = s.cached(WAITING, draw) if kept else draw()
+    meta = collect_meta(policy, train, count, ctx) if count else None
     try:
         labelled = label(pairs, plugins, ctx)
     except Pause:  # another draw might differ, on another device, from what people see
@@ -91,7 +92,7 @@ def _expect(s: Session, hook: str, answer: Any, kind: type | tuple[type, ...], w
 
 
 def train_reward_model(s: Session, data: Dataset, pairs: Preferences) -> Reward:
-    """R~_k: ``reward_model.members`` models, each calibrated on its own training responses."""
+    """R~_k: ``reward_model.members`` models, each with its zero on the ruler."""
     members = []
     for m in range(s.config.reward_model.members):
         ctx = s.ctx.at(member=m)
@@ -104,14 +105,15 @@ def train_reward_model(s: Session, data: Dataset, pairs: Preferences) -> Reward:
             s.plugins.acted(s.plugins.owners["train_rm"], "train_rm", fit.updates)
         else:
             model = fit(start, data)
-        members.append(calibrated(model, data, s.tokenizer))
+        calibrate(s, model, data, pairs.held_out)
+        members.append(model)
     held = pairs.held_out
     s.log(
         "reward_model_trained",
         held_out_accuracy=None
         if held is None
         else [held_out_accuracy(m, held, s.tokenizer) for m in members],
-        calibration=[m.calibration.__dict__ for m in members],
+        calibration=[vars(m.calibration) for m in members],
         actions=s.plugins.taken_actions(),
     )
     return members[0] if len(members) == 1 else combine(members, mean_over_members)
@@ -120,8 +122,10 @@ def train_reward_model(s: Session, data: Dataset, pairs: Preferences) -> Reward:
 def combined_reward(
     s: Session, models: Sequence[Reward], preferences: Sequence[Preferences], data: Dataset
 ) -> Reward:
-    """R_k; a reward model made for it is calibrated on D_k, unless the plugin has done so."""
+    """R_k, with mean 0 on the ruler; a model made for it is calibrated, if the plugin has not."""
     reward = _combined(s, models, preferences, data)
+    if reward not in models and not isinstance(reward, RewardModel):
+        centred(reward, s.ruler)
     s.log_actions("combined")
     return reward
 
@@ -141,7 +145,7 @@ def _combined(
     answer.to(s.backend.device)
     for member in answer.members:
         if member.calibration == Calibration():
-            calibrated(member, data, s.tokenizer)
+            calibrate(s, member, data, preferences[-1].held_out)
     return answer
 
 
@@ -149,7 +153,7 @@ def save_combined(s: Session, models: Sequence[Reward], reward: Reward, folder: 
     """Which reward models R_k consists of; the weights too where it is a new one."""
     names = {id(m): name for name, m in member_names(models)}
     members = [names.get(id(member)) for member in reward.members]
-    facts = {"plugin": s.plugins.owners["combine_rm"], "members": members}
+    facts = {"plugin": s.plugins.owners["combine_rm"], "members": members, "zero": reward.zero}
     (folder / "combined.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     if isinstance(reward, RewardModel) and members == [None]:
         reward.save(folder)
@@ -166,6 +170,7 @@ def load_combined(
     if (folder / "config.json").exists():
         return RewardModel.load_checkpoint(folder, s.plugins.readers).to(s.backend.device)
     reward = _combined(s, models, preferences, data)
+    reward.zero = json.loads((folder / "combined.json").read_text(encoding="utf-8"))["zero"]
     s.plugins.taken_actions()  # they are in the log already
     s.ctx.logged.clear()
     return reward
@@ -225,17 +230,20 @@ def load_handle(s: Session, folder: Path) -> PolicyHandle:
     return s.handle(name)
 
 
-def train_policy(s: Session, initial: PolicyHandle, reward: Reward, latest: Reward) -> Policy:
+def train_policy(
+    s: Session, initial: PolicyHandle, reward: Reward, latest: Reward, data: Dataset
+) -> Policy:
     """pi_k, optimised on R_k and evaluated on the way; ends with the iteration's summary row."""
     s.tell("stage_started", stage="policy", total=s.config.rl.rollouts)
     start = initial.load()
     evaluate = Evaluator(
         s.prompts.evaluation,
-        s.baseline,
+        s.ruler,
         s.sft_policy,
         start,
         reward,
         latest,
+        data,
         s.plugins,
         s.ctx,
         s.backend,
@@ -277,7 +285,7 @@ def summary(s: Session) -> dict[str, Any]:
         raise UserError("no evaluation was made; a train_policy hook switched every one off")
     trained = [r["held_out_accuracy"] for r in rows if r["kind"] == "reward_model_trained"][-1]
     accuracy = [share for share in trained or [] if share is not None]
-    gold = [r["gold_reward"] for r in evals if r["gold_reward"] is not None]
+    gold = [r["gold_sft_std"] for r in evals if r["gold_sft_std"] is not None]
     last = {
         key: value
         for key, value in evals[-1].items()

@@ -20,19 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Mean and std of raw scores over the model's own training responses, and the gold's there.
+    """How raw outputs become scores, which have an arbitrary offset and scale otherwise.
 
-    Bradley-Terry scores have an arbitrary offset and scale; combining works on calibrated ones.
+    ``zeros`` (heads,), each head's mean on the ruler, is taken off before heads are read into a
+    score; ``mean``, that score's own mean there, after it; then ``unit`` is divided out.
     """
 
+    zeros: tuple[float, ...] = (0.0,)
     mean: float = 0.0
-    std: float = 1.0
-    gold_mean: float | None = None
-    gold_std: float | None = None
+    unit: float = 1.0
 
 
 class Reward(ABC):
-    """A reward that a policy can be optimised on."""
+    """A reward that a policy can be optimised on; ``zero`` is taken off its scores."""
+
+    zero: float = 0.0
 
     @property
     @abstractmethod
@@ -101,7 +103,7 @@ class CombinedReward(Reward):
             parts = torch.cat([f.parts.flatten(1)[..., None] for f in found], dim=1)
         stds = [f.part_std for f in found if f.part_std is not None]
         whole = len(stds) == len(found) and len(heads) == 1
-        return Scores(score, parts, torch.cat(stds, dim=1) if whole else None)
+        return Scores(score - self.zero, parts, torch.cat(stds, dim=1) if whole else None)
 
     def score_samples(self, samples: Samples) -> Scores:
         return self._combine([m.score_samples(samples) for m in self._members])
@@ -123,7 +125,7 @@ def combine(
 ) -> Reward:
     """A lazy combination: every member of ``models`` scores, ``reduce`` takes (B, n) to (B,).
 
-    n counts the members, or with ``heads`` every head of each, on its member's calibrated scale.
+    n counts the members, or with ``heads`` every head of each, all with mean 0 on the ruler.
     """
     return CombinedReward(models, reduce, heads)
 

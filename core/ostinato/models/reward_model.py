@@ -38,12 +38,13 @@ from ostinato.models.samples import RMOutputs, Samples, Scores
 SCORING_BATCH = 256  # responses in one forward pass
 PLUGIN_MODULES = "plugin_modules.safetensors"
 
-Reader = Callable[..., Scores]  # (N, outputs) logits, and settings by name -> Scores
+Reader = Callable[..., Scores]  # (N, outputs) logits, (heads,) zeros, settings by name -> Scores
 
 
-def read_mean(logits: Tensor) -> Scores:
+def read_mean(logits: Tensor, zeros: Tensor) -> Scores:
     """Every output is a head of its own; the score is their mean. (N, outputs) -> Scores."""
-    return Scores(logits.mean(-1), logits[:, None, :])
+    heads = logits - zeros
+    return Scores(heads.mean(-1), heads[:, None, :])
 
 
 MEAN: Mapping[str, Reader] = {"mean": read_mean}
@@ -55,8 +56,8 @@ class RewardModel(nn.Module, Reward):
     The head is transformers' bias-free ``score``; its input is the last real token's state. The
     checkpoint gives raw outputs; ``calibration``, ``reader`` and ``settings``, which are the
     reader's, travel in its config.json. ``readers`` are those that the run's plugins bring, by
-    name: one makes score, parts and std of the logits, ``read(logits, **settings)``, a pure
-    function.
+    name: one makes score, parts and std of the logits, ``read(logits, zeros, **settings)``, a pure
+    function; ``zeros`` (heads,) is taken off the heads.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class RewardModel(nn.Module, Reward):
             model,
             AutoTokenizer.from_pretrained(folder),
             facts["reader"],
-            Calibration(**facts["calibration"]),
+            Calibration(**facts["calibration"] | {"zeros": tuple(facts["calibration"]["zeros"])}),
             facts["max_tokens"],
             facts["settings"],
             readers,
@@ -143,7 +144,7 @@ class RewardModel(nn.Module, Reward):
         self.model.config.ostinato = {
             "reader": self.reader,
             "settings": self.settings,
-            "calibration": self.calibration.__dict__,
+            "calibration": vars(self.calibration),
             "max_tokens": self.max_tokens,
         }
         save_model(self.model, self.tokenizer, folder)
@@ -190,9 +191,9 @@ class RewardModel(nn.Module, Reward):
             )
         self.reader, self.settings = reader, dict(settings or {})
 
-    def read(self, logits: Tensor) -> Scores:
-        """Raw scores of logits (N, outputs)."""
-        return self.readers[self.reader](logits, **self.settings)
+    def read(self, logits: Tensor, zeros: Sequence[float] = (0.0,)) -> Scores:
+        """Raw scores of logits (N, outputs), each head less its zero."""
+        return self.readers[self.reader](logits, logits.new_tensor(zeros), **self.settings)
 
     @property
     def members(self) -> list[RewardModel]:
@@ -253,28 +254,32 @@ class RewardModel(nn.Module, Reward):
     def _scores(self, logits: Tensor) -> Scores:
         if not bool(logits.isfinite().all()):
             raise NonFiniteError("a reward model's score is not finite")
-        raw = self.read(logits)
-        mean, std = self.calibration.mean, self.calibration.std
+        scale = self.calibration
+        raw = self.read(logits, scale.zeros)
         return Scores(
-            (raw.score - mean) / std,
-            (raw.parts - mean) / std,
-            None if raw.part_std is None else raw.part_std / std,
+            (raw.score - scale.mean) / scale.unit,
+            raw.parts / scale.unit,
+            None if raw.part_std is None else raw.part_std / scale.unit,
         )
 
-    @torch.no_grad()
     def score_samples(self, samples: Samples) -> Scores:
         """Calibrated; straight from the policy's tokens where the vocabularies agree."""
+        return self._scores(self.logits(samples))
+
+    @torch.no_grad()
+    def logits(self, samples: Samples) -> Tensor:
+        """Raw logits (N, outputs) of samples."""
         if vocabulary_key(samples.tokenizer) != self.key:
-            return self.score_text(samples.prompts, samples.responses, samples.finished.tolist())
+            texts = samples.prompts, samples.responses, samples.finished.tolist()
+            return self.raw(*self.encode(*texts))
         if bool(samples.prompt_mask.all()):  # prompts of one length need no repacking
             ids = torch.cat([samples.prompt_ids, samples.response_ids], dim=1)
             mask = torch.cat([samples.prompt_mask, samples.mask], dim=1)
             if ids.shape[1] <= self.max_tokens:
                 parts = zip(ids.split(SCORING_BATCH), mask.split(SCORING_BATCH), strict=True)
-                return self._scores(torch.cat([self(i, m).logits[0] for i, m in parts]))
-        return self._scores(self.raw(*token_rows(samples)))
+                return torch.cat([self(i, m).logits[0] for i, m in parts])
+        return self.raw(*token_rows(samples))
 
-    @torch.no_grad()
     def score_text(
         self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
     ) -> Scores:

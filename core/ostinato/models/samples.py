@@ -55,6 +55,20 @@ class Samples:
         pairs = zip(ids.tolist(), mask.tolist(), strict=True)
         return [[token for token, real in zip(*pair, strict=True) if real] for pair in pairs]
 
+    def equal(self, other: Samples) -> Tensor:
+        """Where the responses are the same tokens as another's (B,)."""
+        rows = zip(
+            self._real(self.response_ids, self.mask),
+            self._real(other.response_ids, other.mask),
+            strict=True,
+        )
+        return torch.tensor([a == b for a, b in rows])
+
+    def to(self, device: torch.device) -> Samples:
+        """The same on another device."""
+        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return Samples(self.tokenizer, **moved)
+
     def rows(self, index: Tensor) -> Samples:
         """The samples at ``index``; response columns that became all padding are cut off."""
         width = max(1, int(self.mask[index].sum(1).max()))

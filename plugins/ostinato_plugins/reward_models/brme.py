@@ -71,14 +71,17 @@ class BRME:
         )
 
     @staticmethod
-    def read(logits: Tensor, trade_off: float, integration: str) -> Scores:
+    def read(logits: Tensor, zeros: Tensor, trade_off: float, integration: str) -> Scores:
         """trade_off * nominal + (1 - trade_off) * robust, of logits (B, 2 heads).
+
+        The heads' means are taken from their ``zeros`` (heads,).
 
         Nominal is the mean of the head with the smallest std, robust the minimum over the heads'
         means (equation 7). The minimum is taken response by response, a lower bound of equation 6,
         whose minimum stands outside the expectation. ``parts`` are the means, (B, 1, heads).
         """
         means, stds = gaussians(logits)
+        means = means - zeros
         nominal = means.gather(-1, stds.argmin(-1, keepdim=True)).squeeze(-1)
         over = {"min": means.amin(-1), "max": means.amax(-1), "mean": means.mean(-1)}
         score = trade_off * nominal + (1 - trade_off) * over[integration]

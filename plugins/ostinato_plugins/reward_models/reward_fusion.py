@@ -7,7 +7,6 @@ from os.path import expanduser
 from pathlib import Path
 from typing import Any, Literal
 
-from datasets import Dataset
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
@@ -77,23 +76,21 @@ class RewardFusion:
             self.load(event.data["plugins"].readers)
 
     @hookimpl
-    def combine_rm(
-        self, reward_models: Sequence[Reward], datasets: Sequence[Dataset], ctx: Context
-    ) -> Reward:
-        """Each model normalised by its mean and std over D~_1's responses, then reduced.
+    def combine_rm(self, reward_models: Sequence[Reward], ctx: Context) -> Reward:
+        """Each model normalised by its mean and std on the ruler, then reduced.
 
-        D~_1 holds the SFT policy's responses: one fixed reference set at every k. The run's own
-        models are copied, so R~_i keeps the calibration on its own training data.
+        The ruler's SFT responses are one fixed reference set at every k. The run's own models are
+        copied, so R~_i keeps the unit of the run file.
         """
         chosen = {"latest": reward_models[-1:], "all": reward_models, "none": []}[self.config.own]
         own = [member.copy() for reward in chosen for member in reward.members]
         models = [*own, *self.load(ctx.readers)]
-        tokenizer = ctx.sft.load().tokenizer
+        assert ctx.ruler is not None
         for model in models:
-            calibrated(model.to(ctx.device), datasets[0], tokenizer)
+            calibrated(model.to(ctx.device), ctx.ruler)
         for i, model in enumerate(self.external):
             scale = model.calibration
-            ctx.log(**{f"reward_fusion/mean_{i}": scale.mean, f"reward_fusion/std_{i}": scale.std})
+            ctx.log(**{f"reward_fusion/mean_{i}": scale.mean, f"reward_fusion/std_{i}": scale.unit})
 
         def reduce(each: Tensor) -> Tensor:
             return each.mean(1) if self.config.reduce == "mean" else each.amin(1)

@@ -12,7 +12,8 @@ from datasets import Dataset
 
 from ostinato import NonFiniteError, UserError, hookimpl
 from ostinato.contract import activation
-from ostinato.engine.reward_training import calibrated, held_out_accuracy, raw_scores, set_dropout
+from ostinato.engine.reward_training import held_out_accuracy, raw_scores, set_dropout
+from ostinato.models.ruler import calibrated
 
 
 def with_plugin(kit, monkeypatch, needs=None, wanted=(), **hooks):

@@ -10,9 +10,9 @@ from transformers import AutoModelForSequenceClassification
 import ostinato
 from ostinato import RMOutputs, UserError, load_config
 from ostinato.contract.batches import RewardBatch
-from ostinato.engine.reward_training import calibrated
 from ostinato.engine.session import check
 from ostinato.models.reward_model import load_reward
+from ostinato.models.ruler import calibrated
 from ostinato_plugins.reward_models.brme import BRME
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ostinato import UserError, combine
-from ostinato.engine.reward_training import calibrated
 from ostinato.models.reward import Calibration
+from ostinato.models.ruler import calibrated
 
 PROMPTS, RESPONSES, FINISHED = ["x", "yz", "z"], ["ab", "c", "dddd"], [True, False, True]
 

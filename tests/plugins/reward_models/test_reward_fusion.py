@@ -12,9 +12,10 @@ from ostinato import UserError, combine
 from ostinato.config.draws import Draws
 from ostinato.contract.batches import PolicyHandle
 from ostinato.contract.events import Event
-from ostinato.engine.reward_training import calibrated, held_out_accuracy
+from ostinato.engine.reward_training import held_out_accuracy
 from ostinato.models.reward import Calibration
 from ostinato.models.reward_model import RewardModel
+from ostinato.models.ruler import calibrated
 
 PROMPTS, RESPONSES, FINISHED = ["x", "yz", "z"], ["ab", "c", "dddd"], [True, False, True]
 

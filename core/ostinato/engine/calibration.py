@@ -1,0 +1,58 @@
+"""Calibrate a reward model: its zero on the ruler, and the unit that the run file asks for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from ostinato.data.preferences import SIDES
+from ostinato.engine.session import Session
+from ostinato.measures import mean_and_std, temperature
+from ostinato.models.loading import padded
+from ostinato.models.reward import Reward
+from ostinato.models.reward_model import RewardModel
+from ostinato.models.ruler import calibrated
+from ostinato.models.samples import Samples
+
+TRAINING_RESPONSES = 2048  # at most so many of them make a scale
+SOFTEST = 100.0  # a unit of nats is at most so many standard deviations on the ruler
+
+
+def calibrate(s: Session, model: RewardModel, data: Dataset, held_out: Dataset | None) -> None:
+    """Give the model its calibration; ``data`` is what it was trained on."""
+    made = calibrated(model, s.ruler).calibration
+    unit = s.config.reward_model.unit
+    factor: float | None = 1.0
+    if unit == "training_std":
+        factor = mean_and_std(over_training(model, data, s.tokenizer))[1]
+    elif unit == "nats":
+        assert held_out is not None  # `check` has seen to it
+        chosen, rejected = (score(model, held_out, side, s.tokenizer) for side in SIDES)
+        factor = min(SOFTEST, temperature(chosen - rejected, held_out["label"][:]))
+    model.calibration = replace(made, unit=made.unit * (factor or 1.0))
+
+
+def score(reward: Reward, data: Dataset, side: str, tokenizer: Any) -> torch.Tensor:
+    """Scores (rows,) of the chosen or the rejected responses, from the policy's own tokens."""
+    pad = tokenizer.pad_token_id
+    prompts, responses = data["prompt_ids"][:], data[f"{side}_ids"][:]
+    finished = torch.tensor(data[f"{side}_finished"][:])
+    samples = Samples(
+        tokenizer, *padded(prompts, pad, left=True), *padded(responses, pad), finished
+    )
+    return reward.score_samples(samples.to(reward.members[0].model.device)).score.float().cpu()
+
+
+def spread_part(data: Dataset) -> Dataset:
+    """An even spread of the rows, the newest included, of as many responses as make a scale."""
+    count = min(len(data), TRAINING_RESPONSES // 2)
+    return data.select([i * len(data) // count for i in range(count)])
+
+
+def over_training(reward: Reward, data: Dataset, tokenizer: Any) -> torch.Tensor:
+    """Scores (2 rows,) of both sides of an even spread of the training data."""
+    part = spread_part(data)
+    return torch.cat([score(reward, part, side, tokenizer) for side in SIDES])

@@ -1,0 +1,85 @@
+"""The ruler: SFT responses, drawn once a run, on which every reward has its zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ostinato.measures import mean_and_std
+from ostinato.models.reward import Calibration, Reward
+from ostinato.models.reward_model import RewardModel
+from ostinato.models.samples import Samples
+
+PARTS = ("evaluation", "rl")
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """One SFT response to each evaluation prompt, and one to as many RL prompts, if there are.
+
+    ``gold`` and ``rl_gold`` (B,) are their raw golds, None without a gold model. All are scored in
+    fp32, whatever the run computes in.
+    """
+
+    evaluation: Samples
+    rl: Samples
+    gold: Tensor | None = None
+    rl_gold: Tensor | None = None
+
+    def over(self, score: Callable[[Samples], Tensor]) -> Tensor:
+        """What ``score`` answers for every response, joined: (N, ...)."""
+        return torch.cat([score(self.evaluation).cpu(), score(self.rl).cpu()])
+
+    def save(self, folder: Path) -> None:
+        """Write into an existing empty folder."""
+        made: dict[str, Tensor] = {}
+        for name in PARTS:
+            tensors = {k: v for k, v in vars(getattr(self, name)).items() if isinstance(v, Tensor)}
+            made |= {f"{name}.{key}": value.contiguous() for key, value in tensors.items()}
+        golds = {"gold": self.gold, "rl_gold": self.rl_gold}
+        save_file(
+            made | {k: v for k, v in golds.items() if v is not None}, folder / "ruler.safetensors"
+        )
+
+    @classmethod
+    def load(cls, folder: Path, tokenizer: Any, device: torch.device) -> Ruler:
+        """What :meth:`save` wrote."""
+        found = load_file(folder / "ruler.safetensors")
+        parts = {
+            name: Samples(
+                tokenizer,
+                **{
+                    key.removeprefix(f"{name}."): value.to(device)
+                    for key, value in found.items()
+                    if key.startswith(f"{name}.")
+                },
+            )
+            for name in PARTS
+        }
+        return cls(**parts, gold=found.get("gold"), rl_gold=found.get("rl_gold"))
+
+
+@torch.no_grad()
+def calibrated(model: RewardModel, ruler: Ruler) -> RewardModel:
+    """The model with each head, and its score, at mean 0 on the ruler; its unit is the std there.
+
+    A score without spread keeps its own unit.
+    """
+    logits = ruler.over(model.logits)  # (N, outputs)
+    zeros = tuple(model.read(logits).parts.double().mean(0).flatten().tolist())
+    mean, std = mean_and_std(model.read(logits, zeros).score)
+    model.calibration = Calibration(zeros, mean, std or 1.0)
+    return model
+
+
+@torch.no_grad()
+def centred(reward: Reward, ruler: Ruler) -> Reward:
+    """The reward with mean 0 on the ruler; its unit stays."""
+    reward.zero += mean_and_std(ruler.over(lambda samples: reward.score_samples(samples).score))[0]
+    return reward
