@@ -15,11 +15,13 @@ from ostinato.config.draws import Draws
 from ostinato.contract.batches import PolicyHandle
 from ostinato.contract.context import Context
 from ostinato.contract.plugins import Plugins, activate
+from ostinato.engine.calibration import responses
 from ostinato.engine.comparisons import Comparisons
 from ostinato.engine.reward_training import RewardTrainer
 from ostinato.machine.backend import Backend
 from ostinato.models.loading import load_tokenizer
 from ostinato.models.reward_model import RewardModel
+from ostinato.models.ruler import Ruler
 from policy_kit import _function_reward, _policies, _words  # noqa: F401  the policy's fixtures
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -62,8 +64,14 @@ class RewardKit:
         """R_init with its head."""
         with Draws(seed).forked("body"):
             lm_head = bool(self.plugins.need("lm_head"))
-            model = RewardModel.load(self.ctx.config.reward_model, lm_head)
+            section, readers = self.ctx.config.reward_model, self.plugins.readers
+            model = RewardModel.load(section, lm_head, readers=readers)
         return model.with_head(Draws(seed), outputs, reader)
+
+    def ruler(self, data: Dataset) -> Ruler:
+        """A ruler of both sides of comparisons."""
+        tokenizer = load_tokenizer(self.ctx.config.policy, "policy")
+        return Ruler(*(responses(data, side, tokenizer) for side in ("chosen", "rejected")))
 
     def trainer(self, meta: Dataset | None = None, plain: bool = False, **at: Any) -> RewardTrainer:
         """``fit`` as the loop makes it."""

@@ -431,3 +431,42 @@ def test_gao_fit_refuses_bad_input() -> None:
         measures.gao_fit([0.0, 1.0, 1.0], [0.0, 1.0, 2.0])
     with pytest.raises(ValueError, match="kind"):
         measures.gao_fit([1.0, 2.0], [1.0, 2.0], "bon")  # type: ignore[arg-type]
+
+
+# --- Who wins, and the calibrated temperature -----------------------------------------------------
+
+
+def test_wins_by_hand():
+    same = torch.tensor([False, False, False, True])
+    found = measures.wins([2.0, 1.0, 1.0, 5.0], [1.0, 1.0, 3.0, 1.0], same)
+    assert found.tolist() == [1.0, 0.5, 0.0, 0.5]
+    mean, error = measures.mean_and_error(found)
+    assert (mean, error) == (0.5, pytest.approx(np.std([1, 0.5, 0, 0.5], ddof=1) / 2))
+    assert measures.mean_and_error(found[:1]) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e12])
+def test_mean_and_std_know_noise_from_spread(scale):
+    x = np.array([1.0, 2.0, 4.0]) * scale
+    assert measures.mean_and_std(x.tolist()) == pytest.approx((x.mean(), x.std(ddof=1)))
+    assert measures.mean_and_std([3.0, 3.0 + 1e-7])[1] is None
+    assert measures.mean_and_std([3.0])[1] is None
+    assert measures.mean_and_std([0.0, 0.0])[1] is None
+    with pytest.raises(ValueError, match="needs a value"):
+        measures.mean_and_std([])
+
+
+def test_temperature_is_the_scale_that_drew_the_labels():
+    """Labels drawn at T = 3: found again, within what ten thousand comparisons tell."""
+    rng = np.random.default_rng(0)
+    d = rng.normal(0, 4, 10_000)
+    d = np.where(rng.random(10_000) < 1 / (1 + np.exp(-d / 3)), d, -d)  # chosen minus rejected
+    assert measures.temperature(d.tolist(), [1.0] * 10_000) == pytest.approx(3, rel=0.05)
+    assert measures.temperature((10 * d).tolist(), [1.0] * 10_000) == pytest.approx(30, rel=0.05)
+
+
+def test_temperature_of_a_perfect_and_of_a_useless_model():
+    perfect = measures.temperature([1.0, 2.0, 0.5], [1.0, 1.0, 1.0])
+    assert 0 < perfect < measures.temperature([1.0, 2.0, 0.5, -0.5], [1.0] * 4) < np.inf
+    assert measures.temperature([1.0, -1.0], [1.0, 1.0]) == np.inf
+    assert measures.temperature([-1.0, -2.0], [1.0, 1.0]) == np.inf

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 import ostinato
 from kill_runs import Crash, crash_at, differing, outcome
 from mixing import covering, micro
-from ostinato.models.reward_model import load_reward
+from ostinato.models.reward_model import MEAN, load_reward
+from ostinato_plugins.reward_models.brme import BRME
 
 MIXING = micro.mixing()
 LISTED = covering.fixed_set(MIXING)
+READERS = {**MEAN, "brme": BRME.read}
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +63,10 @@ def test_sharpe_scales_the_penalty_by_the_variance(run):
 def test_reward_models_come_back_from_the_run_folder(run):
     """Two members of two heads each, with the calibration that the log names."""
     for k in (1, 2):
-        again = load_reward(run.directory / f"iteration-{k}" / "reward_model")
+        again = load_reward(run.directory / f"iteration-{k}" / "reward_model", READERS)
         logged = [r for r in run.metrics if r["kind"] == "reward_model_trained"][k - 1]
-        assert [m.calibration.__dict__ for m in again.members] == logged["calibration"]
+        found = [json.loads(json.dumps(vars(m.calibration))) for m in again.members]
+        assert found == logged["calibration"]
         scores = again.score_text(["the soup :"], ["it was good ."], [True])
         assert scores.parts.shape[:2] == (1, 2)
         assert scores.parts.shape[2] == micro.SETTINGS["brme"]["heads"]

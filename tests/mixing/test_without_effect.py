@@ -25,7 +25,7 @@ def end(tmp_path_factory):
             folder = tmp_path_factory.mktemp("run")
             source = merged(micro.run_file(MIXING, MIXING.listed(names), folder), SHORT)
             (row,) = ostinato.run(source, folder / "run").iterations
-            known[names] = row["kl"], row["gold_reward"], row["proxy_reward"]
+            known[names] = row["kl"], row["gold_sft_std"], row["proxy_sft_std"]
         return known[names]
 
     return found

@@ -14,7 +14,7 @@ from ostinato.config.draws import Draws
 from ostinato.config.sections import RunConfig
 from ostinato.contract.batches import PolicyHandle
 from ostinato.models.gold import gold_scores
-from ostinato.models.reward_model import Reader
+from ostinato.models.reward_model import MEAN, Reader
 from ostinato.models.ruler import Ruler
 from ostinato.models.samples import Samples, Scorer
 
@@ -79,7 +79,7 @@ class Context:
     device: torch.device
     sft: PolicyHandle
     gold: Scorer | None = None
-    readers: Mapping[str, Reader] = field(default_factory=dict)
+    readers: Mapping[str, Reader] = field(default_factory=lambda: MEAN)
     iteration: int = 0
     step: int = 0
     member: int = 0

@@ -35,15 +35,18 @@ def calibrate(s: Session, model: RewardModel, data: Dataset, held_out: Dataset |
     model.calibration = replace(made, unit=made.unit * (factor or 1.0))
 
 
-def score(reward: Reward, data: Dataset, side: str, tokenizer: Any) -> torch.Tensor:
-    """Scores (rows,) of the chosen or the rejected responses, from the policy's own tokens."""
+def responses(data: Dataset, side: str, tokenizer: Any) -> Samples:
+    """The chosen or the rejected responses of comparisons, in the policy's tokens."""
     pad = tokenizer.pad_token_id
-    prompts, responses = data["prompt_ids"][:], data[f"{side}_ids"][:]
+    prompts, answers = data["prompt_ids"][:], data[f"{side}_ids"][:]
     finished = torch.tensor(data[f"{side}_finished"][:])
-    samples = Samples(
-        tokenizer, *padded(prompts, pad, left=True), *padded(responses, pad), finished
-    )
-    return reward.score_samples(samples.to(reward.members[0].model.device)).score.float().cpu()
+    return Samples(tokenizer, *padded(prompts, pad, left=True), *padded(answers, pad), finished)
+
+
+def score(reward: Reward, data: Dataset, side: str, tokenizer: Any) -> torch.Tensor:
+    """Scores (rows,) of the chosen or the rejected responses."""
+    samples = responses(data, side, tokenizer).to(reward.members[0].model.device)
+    return reward.score_samples(samples).score.float().cpu()
 
 
 def spread_part(data: Dataset) -> Dataset:

@@ -90,7 +90,8 @@ class RewardFusion:
             calibrated(model.to(ctx.device), ctx.ruler)
         for i, model in enumerate(self.external):
             scale = model.calibration
-            ctx.log(**{f"reward_fusion/mean_{i}": scale.mean, f"reward_fusion/std_{i}": scale.unit})
+            mean = scale.mean + sum(scale.zeros) / len(scale.zeros)
+            ctx.log(**{f"reward_fusion/mean_{i}": mean, f"reward_fusion/std_{i}": scale.unit})
 
         def reduce(each: Tensor) -> Tensor:
             return each.mean(1) if self.config.reduce == "mean" else each.amin(1)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from scipy.stats import spearmanr
 
 import ostinato
@@ -15,12 +16,12 @@ from ostinato.config.errors import NonFiniteError
 from ostinato.contract.context import Evaluation
 from ostinato.data.prompts import PromptSet
 from ostinato.engine import evaluation
-from ostinato.engine.evaluation import Evaluator, measure_baseline, number
+from ostinato.engine.evaluation import Evaluator, number
 from ostinato.machine.backend import Backend
-from ostinato.models.reward import Calibration
+from ostinato.models.ruler import Ruler
 
 PROMPTS = [[2, 3], [4], [5, 2, 2], [3, 3], [2, 5], [4, 4, 4], [5], [3]]
-CALIBRATION = Calibration(mean=0.0, std=1.0, gold_mean=0.7, gold_std=1.9)
+ON_CPU = SimpleNamespace(model=SimpleNamespace(device="cpu"))
 
 
 class WordGold:
@@ -31,15 +32,33 @@ class WordGold:
         return torch.tensor([r.count("b") + 0.3 * len(r.split()) + 0.1 * f for r, f in pairs])
 
 
-class Calibrated:
-    """A fake reward with the calibration of a trained one."""
+class Fake:
+    """A reward that is a function of samples."""
 
-    def __init__(self, function, calibration=CALIBRATION):
+    members = (ON_CPU,)
+
+    def __init__(self, function):
         self.function = function
-        self.members = [SimpleNamespace(calibration=calibration)]
 
     def score_samples(self, samples):
         return SimpleNamespace(score=self.function(samples))
+
+
+def training_data(gold):
+    """D_k: ten comparisons of one length or another, with golds where there is a gold model."""
+    rows = [
+        {
+            "prompt_ids": PROMPTS[i % 8],
+            "chosen_ids": [3, 4][: 1 + i % 2],
+            "rejected_ids": [4] * (1 + i % 3),
+            "chosen_finished": True,
+            "rejected_finished": i % 2 == 0,
+            "chosen_gold": 0.1 * i if gold else None,
+            "rejected_gold": -0.2 * i if gold else None,
+        }
+        for i in range(10)
+    ]
+    return Dataset.from_list(rows)
 
 
 def proxy_score(samples):
@@ -54,16 +73,15 @@ def evaluator(policies, gold=True, proxy=proxy_score, temperature=1.0):
     sft, initial, policy = (kit.word_policy(seed) for seed in (0, 1, 2))
     texts = [" ".join(map(str, p)) for p in PROMPTS]
     prompts = PromptSet(list(range(len(PROMPTS))), texts, PROMPTS)
-    baseline = measure_baseline(sft, prompts, kit.ctx)
-    reward = Calibrated(proxy)
-    latest = Calibrated(lambda s: proxy_score(s) * 2 - s.lengths)
+    drawn = evaluation.sample(sft, PROMPTS, kit.ctx.config.generation, kit.ctx.generator("before"))
     made = Evaluator(
         prompts,
-        baseline,
+        Ruler(drawn, drawn, kit.ctx.gold_scores(drawn)),
         sft,
         initial,
-        reward,
-        latest,
+        Fake(proxy),
+        Fake(lambda s: proxy_score(s) * 2 - s.lengths),
+        training_data(gold),
         kit.plugins,
         kit.ctx,
         Backend(kit.config.backend),
@@ -108,13 +126,27 @@ def mmd2(x, y):
     return within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * across / (n * m)
 
 
+def beats(ours, theirs):
+    """1, 1/2 or 0 a prompt."""
+    return np.array(
+        [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(ours, theirs, strict=True)]
+    )
+
+
+def error(values):
+    """The standard error of a mean over prompts."""
+    return values.std(ddof=1) / len(values) ** 0.5
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_every_number_of_a_row_equals_numpy(policies, temperature):
     made, policy = evaluator(policies, temperature=temperature)
     row = made(policy, step=3)
-    samples, before = drawn(made, policy, 3), made.baseline.samples
+    samples, before = drawn(made, policy, 3), made.ruler.evaluation
     proxy, sft_proxy = proxy_score(samples).numpy(), proxy_score(before).numpy()
-    latest = proxy * 2 - samples.lengths.numpy()
+    latest, sft_latest = (
+        p * 2 - s.lengths.numpy() for p, s in ((proxy, samples), (sft_proxy, before))
+    )
 
     def gold_of(of):
         return WordGold().score(of.prompts, of.responses, of.finished.tolist()).numpy()
@@ -123,18 +155,37 @@ def test_every_number_of_a_row_equals_numpy(policies, temperature):
     gold = (raw - sft_gold.mean()) / sft_gold.std(ddof=1)
     own = (proxy - sft_proxy.mean()) / sft_proxy.std(ddof=1)
     alone = [(x - x.mean()) / x.std(ddof=1) for x in (proxy, gold)]
-    on_proxy_scale = (raw - CALIBRATION.gold_mean) / CALIBRATION.gold_std
+    won = {
+        "proxy": beats(proxy, sft_proxy),
+        "latest": beats(latest, sft_latest),
+        "gold": beats(raw, sft_gold),
+    }
+    trained = [
+        (response.count(3) + 0.5 * response.count(4))
+        for side in ("chosen_ids", "rejected_ids")
+        for response in made.data[side]
+    ]
+    trained_gold = np.array([*made.data["chosen_gold"], *made.data["rejected_gold"]])
+    proxy_trained = (proxy - np.mean(trained)).mean() / np.std(trained, ddof=1)
+    gold_trained = (raw - trained_gold.mean()).mean() / trained_gold.std(ddof=1)
     wanted = {
-        "proxy_reward": proxy.mean(),
-        "latest_reward": latest.mean(),
-        "gold_reward": gold.mean(),
-        "gap": proxy.mean() - on_proxy_scale.mean(),
-        "gap_latest": latest.mean() - on_proxy_scale.mean(),
+        **{f"{name}_wins": values.mean() for name, values in won.items()},
+        **{f"{name}_wins_se": error(values) for name, values in won.items()},
+        "gap": won["proxy"].mean() - won["gold"].mean(),
+        "gap_se": error(won["proxy"] - won["gold"]),
+        "gap_latest": won["latest"].mean() - won["gold"].mean(),
+        "gap_latest_se": error(won["latest"] - won["gold"]),
+        "gold_sft_std": gold.mean(),
+        "proxy_sft_std": own.mean(),
+        "latest_sft_std": ((latest - sft_latest.mean()) / sft_latest.std(ddof=1)).mean(),
+        "proxy_training_std": proxy_trained,
+        "gold_training_std": gold_trained,
+        "gap_training_std": proxy_trained - gold_trained,
         "kl": exact_kl(policy, made.sft, samples, temperature).mean(),
         "kl_init": exact_kl(policy, made.reference, samples, temperature).mean(),
         "mmd": mmd2(own, gold),
         "mmd_batch": mmd2(*alone),
-        "spearman": spearmanr(latest, gold).statistic,
+        "spearman": spearmanr(proxy, gold).statistic,
         "length": samples.mask.numpy().sum(1).mean(),
         "finished": samples.finished.numpy().mean(),
     }
@@ -152,18 +203,73 @@ def test_every_number_of_a_row_equals_numpy(policies, temperature):
 def test_without_gold_its_columns_are_null(policies):
     made, policy = evaluator(policies, gold=False)
     row = made(policy, step=0)
-    names = ("gold_reward", "gap", "gap_latest", "mmd", "mmd_batch", "spearman")
-    assert all(row[name] is None for name in names)
+    of_gold = {name for name in row if "gold" in name or "gap" in name}
+    assert {"gold_wins", "gold_wins_se", "gap_se", "gold_sft_std", "gap_training_std"} < of_gold
+    assert all(row[name] is None for name in of_gold | {"mmd", "mmd_batch", "spearman"})
     assert all(text["gold"] is None for text in row["samples"])
-    assert row["proxy_reward"] == pytest.approx(float(proxy_score(drawn(made, policy, 0)).mean()))
+    ours, theirs = (proxy_score(s).numpy() for s in (drawn(made, policy, 0), made.before))
+    assert row["proxy_wins"] == beats(ours, theirs).mean() != 0.5
+
+
+@pytest.mark.parametrize("change", [np.exp, lambda x: x**3 / 1000, lambda x: 7 + 1e-4 * x])
+def test_the_gap_is_the_same_under_any_increasing_change_of_a_reward(policies, change):
+    rows = []
+    for function in (proxy_score, lambda s: torch.as_tensor(change(proxy_score(s).numpy()))):
+        made, policy = evaluator(policies, proxy=function)
+        rows.append(made(policy, step=1))
+    names = ("proxy_wins", "proxy_wins_se", "gap", "gap_se", "spearman")
+    assert [rows[0][n] for n in names] == pytest.approx([rows[1][n] for n in names], abs=1e-9)
+    assert rows[0]["gap"] != 0
+    assert rows[0]["gap_training_std"] != pytest.approx(rows[1]["gap_training_std"], abs=1e-3)
+
+
+def test_equal_responses_tie_whatever_rounding_makes_of_their_scores(policies):
+    made, _ = evaluator(policies, proxy=lambda s: proxy_score(s) + 1e-6 * torch.rand(len(s)))
+    row = made(made.sft, step=0)
+    made._draw = lambda *_: made.before
+    row = made(made.sft, step=0)
+    shares = {row[f"{name}_wins"] for name in ("proxy", "latest", "gold")}
+    assert shares == {0.5}
+    assert row["gap"] == row["gap_se"] == 0.0
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e6])
+def test_a_gold_without_spread_has_no_scale_and_a_small_one_has(policies, scale):
+    made, policy = evaluator(policies)
+    made.ctx = made.ctx.at(gold=Scaled(scale))
+    made.ruler = Ruler(made.before, made.before, made.ctx.gold_scores(made.before))
+    made.__post_init__()
+    row = made(policy, step=1)
+    plain, other = evaluator(policies)
+    wanted = plain(other, step=1)
+    if scale == 0:
+        assert row["gold_sft_std"] is row["mmd"] is row["mmd_batch"] is None
+        assert row["gold_wins"] == 0.5
+        assert all(text["gold"] is None for text in row["samples"])
+    else:
+        assert row["gold_sft_std"] == pytest.approx(wanted["gold_sft_std"], rel=1e-4)
+        assert row["gold_wins"] == wanted["gold_wins"]
+    json.dumps(row, allow_nan=False)
+
+
+class Scaled(WordGold):
+    """The same gold in another unit."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def score(self, *texts):
+        return super().score(*texts) * self.scale
 
 
 def test_a_constant_reward_has_null_spearman_and_a_row_that_json_holds(policies):
     made, policy = evaluator(policies, proxy=lambda s: torch.full((len(s),), 2.0))
     made.latest = made.reward
+    made.__post_init__()
     row = made(policy, step=0)
     assert row["spearman"] is None
-    assert row["proxy_reward"] == row["latest_reward"] == 2.0
+    assert row["proxy_wins"] == row["latest_wins"] == 0.5
+    assert row["proxy_sft_std"] is row["latest_sft_std"] is row["proxy_training_std"] is None
     json.dumps(row, allow_nan=False)
 
 
@@ -187,10 +293,10 @@ def test_evaluate_hooks_see_the_sample_and_their_numbers_join_the_row(policies, 
     (found,) = seen
     assert isinstance(found, Evaluation)
     assert float(found.kl.mean()) == pytest.approx(row["kl"])
-    assert float(found.gold.mean()) == pytest.approx(row["gold_reward"], abs=1e-6)
+    assert float(found.gold.mean()) == pytest.approx(row["gold_sft_std"], abs=1e-6)
     # each side is scored as itself: the policy's sample and SFT's, the newest model's score and R_k
     sft = found.sft_samples
-    assert sft is made.baseline.samples
+    assert sft is made.ruler.evaluation
     assert float(found.sft_gold.mean()) == pytest.approx(0.0, abs=1e-6)  # in its own units
     assert float(found.sft_gold.std()) == pytest.approx(1.0, abs=1e-5)
     assert torch.equal(found.gold_of(found.samples), found.gold)

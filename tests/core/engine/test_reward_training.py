@@ -13,7 +13,6 @@ from datasets import Dataset
 from ostinato import NonFiniteError, UserError, hookimpl
 from ostinato.contract import activation
 from ostinato.engine.reward_training import held_out_accuracy, raw_scores, set_dropout
-from ostinato.models.ruler import calibrated
 
 
 def with_plugin(kit, monkeypatch, needs=None, wanted=(), **hooks):
@@ -401,60 +400,3 @@ def test_set_dropout_reaches_every_layer(kit):
         ]
         assert found
         assert set(found) == {0.25}
-
-
-# --- Calibration ----------------------------------------------------------------------------------
-
-
-def test_calibration_is_mean_and_std_over_the_training_responses(kit, comparisons):
-    one = kit.make()
-    tokenizer = one.trainer().policy_tokenizer
-    data, model = comparisons(12), one.initial()
-    raw = np.concatenate(
-        [raw_scores(model, data, tokenizer, s).double().numpy() for s in ("chosen", "rejected")]
-    )
-    made = calibrated(model, data, tokenizer)
-    gold = np.array([*data["chosen_gold"], *data["rejected_gold"]])
-    assert made.calibration.mean == pytest.approx(raw.mean(), abs=1e-6)
-    assert made.calibration.std == pytest.approx(raw.std(ddof=1), rel=1e-5)
-    assert made.calibration.gold_mean == pytest.approx(gold.mean(), abs=1e-6)
-    assert made.calibration.gold_std == pytest.approx(gold.std(ddof=1), rel=1e-5)
-    scores = torch.cat(
-        [
-            made.score(data["prompt"][:], data[s][:], data[f"{s}_finished"][:])
-            for s in ("chosen", "rejected")
-        ]
-    )
-    assert float(scores.mean()) == pytest.approx(0, abs=1e-5)
-    assert float(scores.std()) == pytest.approx(1, abs=1e-5)
-
-
-def test_scale_and_offset_of_a_reward_model_do_not_matter_once_calibrated(kit, comparisons):
-    """Bradley-Terry scores have an arbitrary scale: ten times the head is the same reward."""
-    one = kit.make()
-    tokenizer = one.trainer().policy_tokenizer
-    data, model = comparisons(12), one.initial()
-    larger = model.copy()
-    larger.model.score.weight.data *= 10
-    scores = [
-        calibrated(m, data, tokenizer).score(data["prompt"][:], data["chosen"][:], [True] * 12)
-        for m in (model, larger)
-    ]
-    torch.testing.assert_close(*scores, atol=1e-5, rtol=1e-5)
-    assert larger.copy().calibration.std == 1.0  # what becomes of a copy is not known yet
-
-
-def test_calibration_without_gold_and_on_many_responses(kit, comparisons, monkeypatch):
-    """An even spread of the data, the newest part included, once there are very many rows."""
-    from ostinato.engine import reward_training
-
-    monkeypatch.setattr(reward_training, "CALIBRATION_RESPONSES", 8)
-    one = kit.make()
-    data = comparisons(12)
-    table = data.to_dict() | {"chosen_gold": [None] * 12, "rejected_gold": [None] * 12}
-    model, tokenizer = one.initial(), one.trainer().policy_tokenizer
-    made = calibrated(model, Dataset.from_dict(table), tokenizer).calibration
-    part = data.select([0, 3, 6, 9])
-    raw = torch.cat([raw_scores(model, part, tokenizer, s) for s in ("chosen", "rejected")])
-    assert made.mean == pytest.approx(float(raw.mean()), abs=1e-6)
-    assert made.gold_mean is made.gold_std is None

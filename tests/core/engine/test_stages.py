@@ -95,7 +95,7 @@ def test_an_init_policy_of_another_kind_is_refused(session):
 
 def test_a_trained_model_of_another_kind_is_refused(session, monkeypatch):
     s = session(train_rm=lambda self: "model", train_policy=lambda self: {})
-    s.log = s.tokenizer = s.draws = s.directory = s.baseline = None
+    s.log = s.tokenizer = s.draws = s.directory = s.ruler = None
     s.tell = lambda *args, **data: None
     s.initial_reward_model = SimpleNamespace(with_head=lambda draws, purpose: None)
     s.prompts = SimpleNamespace(evaluation=None, rl=None)
@@ -106,7 +106,7 @@ def test_a_trained_model_of_another_kind_is_refused(session, monkeypatch):
     )
     monkeypatch.setattr(stages, "Evaluator", lambda *args: None)  # it scores before it is asked
     with pytest.raises(UserError) as caught:
-        stages.train_policy(s, s.sft, None, None)
+        stages.train_policy(s, s.sft, None, None, None)
     assert str(caught.value) == (
         "plugin 'made': hook 'train_policy' answered a dict, expected a Policy"
     )

@@ -76,7 +76,7 @@ def save_bert(folder, kind=BertForSequenceClassification, **config):
 def test_a_checkpoint_gives_raw_scores(kit, tmp_path):
     model = kit.make().initial()
     raw = model.score(PROMPTS, RESPONSES, FINISHED)
-    model.calibration = Calibration(3.0, 9.0)
+    model.calibration = Calibration((3.0,), 1.0, 9.0)
     model.save(tmp_path)
     gold = load_gold(GoldSection(model=str(tmp_path)), CPU)
     torch.testing.assert_close(gold.score(PROMPTS, RESPONSES, FINISHED), raw, atol=1e-5, rtol=0)

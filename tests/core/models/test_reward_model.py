@@ -150,22 +150,23 @@ def test_long_texts_keep_the_response_and_the_end_of_the_prompt(kit):
 
 
 def test_calibrated_scores_and_parts(kit):
-    """(raw - mean) / std for score and parts, std alone for a predicted deviation."""
+    """Heads less their zeros, over the unit; the score, their mean, less its own too."""
     model = kit.make().initial(outputs=3)
     raw = model.score_text(PROMPTS, RESPONSES, FINISHED)
-    model.calibration = Calibration(2.0, 4.0)
+    model.calibration = Calibration((2.0, 0.0, -1.0), 0.5, 4.0)
     made = model.score_text(PROMPTS, RESPONSES, FINISHED)
     assert made.parts.shape == (4, 1, 3)
-    torch.testing.assert_close(made.parts, (raw.parts - 2) / 4)
-    torch.testing.assert_close(made.score, (raw.parts.mean((1, 2)) - 2) / 4)
+    heads = raw.parts - torch.tensor([2.0, 0.0, -1.0])
+    torch.testing.assert_close(made.parts, heads / 4)
+    torch.testing.assert_close(made.score, (heads.mean((1, 2)) - 0.5) / 4)
     assert made.part_std is None
 
 
 def test_read_mean():
     logits = torch.tensor([[1.0, 3.0], [0.0, -2.0]])
-    read = read_mean(logits)
+    read = read_mean(logits, torch.tensor([1.0, -1.0]))
     assert read.score.tolist() == [2, -1]
-    assert read.parts.tolist() == [[[1, 3]], [[0, -2]]]
+    assert read.parts.tolist() == [[[0, 4]], [[-1, -1]]]
 
 
 def test_views_repeat_the_inputs_in_one_pass(kit):
@@ -185,13 +186,14 @@ def test_views_repeat_the_inputs_in_one_pass(kit):
 def test_combine_reduces_calibrated_member_scores(kit):
     models = [kit.make().initial(seed) for seed in range(3)]
     for i, model in enumerate(models):
-        model.calibration = Calibration(float(i), 1.0 + i)
+        model.calibration = Calibration((float(i),), 0.1, 1.0 + i)
     made = combine([combine(models[:2], lambda s: s.sum(1)), models[2]], lambda s: s.amin(1))
     each = np.stack([m.score(PROMPTS, RESPONSES, FINISHED).numpy() for m in models], 1)
     assert made.members == models  # flat: a member inside a member counts once
     found = made.score_samples(samples_of(models[0]))
     np.testing.assert_allclose(found.score, each.min(1), atol=1e-5)
-    np.testing.assert_allclose(found.parts[..., 0], each, atol=1e-5)
+    parts = each + 0.1 / np.arange(1, 4)  # a score's own mean is none of its parts
+    np.testing.assert_allclose(found.parts[..., 0], parts, atol=1e-5)
     np.testing.assert_allclose(made.score(PROMPTS, RESPONSES, FINISHED), each.min(1), atol=1e-5)
 
 
@@ -211,7 +213,7 @@ def test_a_checkpoint_loads_with_transformers_and_gives_the_raw_scores(
 ):
     model = kit.make(family=family).initial(outputs=outputs)
     raw = model.score_text(PROMPTS, RESPONSES, FINISHED).parts[:, 0]
-    model.calibration = Calibration(1.5, 0.5, 0.1, 2.0)
+    model.calibration = Calibration((1.5,) * outputs, 0.25, 0.5)
     model.save(tmp_path)
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
@@ -224,7 +226,7 @@ def test_a_checkpoint_loads_with_transformers_and_gives_the_raw_scores(
     assert ours.calibration == model.calibration
     assert ours.score_text(PROMPTS, RESPONSES, FINISHED).parts.shape == (4, 1, outputs)
     torch.testing.assert_close(
-        ours.score(PROMPTS, RESPONSES, FINISHED), (raw.mean(1) - 1.5) / 0.5, atol=1e-5, rtol=0
+        ours.score(PROMPTS, RESPONSES, FINISHED), (raw.mean(1) - 1.75) / 0.5, atol=1e-5, rtol=0
     )
 
 
@@ -321,12 +323,13 @@ def test_texts_are_cut_to_the_context_of_the_body(kit):
 # --- Readers with settings ------------------------------------------------------------------------
 
 
-def _weighted(logits, first=1.0):
+def _weighted(logits, zeros, first=1.0):
     """first * output 0 + (1 - first) * output 1."""
+    logits, parts = logits - zeros, logits
     from ostinato.models.samples import Scores
 
     score = first * logits[:, 0] + (1 - first) * logits[:, 1]
-    return Scores(score, logits[:, None, :], logits.abs()[:, None, :])
+    return Scores(score, logits[:, None, :], parts.abs()[:, None, :])
 
 
 READERS = {**MEAN, "weighted": _weighted}
@@ -344,7 +347,7 @@ def test_a_reader_s_settings_are_part_of_the_model_s_score(kit, tmp_path):
     np.testing.assert_allclose(model(ids, mask).score[0].detach(), expected, atol=1e-5)
     np.testing.assert_allclose(model.score(PROMPTS, RESPONSES, FINISHED), expected, atol=1e-5)
     np.testing.assert_allclose(model.copy().score(PROMPTS, RESPONSES, FINISHED), expected, 1e-5)
-    model.calibration = Calibration(1.0, 2.0)
+    model.calibration = Calibration((1.0, 1.0), 0.0, 2.0)
     model.save(tmp_path)
     again = load_reward(tmp_path, READERS)
     scores = again.score_samples(samples_of(model))
@@ -364,7 +367,10 @@ def test_a_fresh_head_forgets_the_settings_of_the_old_one(kit):
 def test_combine_over_heads_counts_each_head_as_a_member(kit):
     """(B, 1 + 3): the calibrated score of the one, then the calibrated heads of the other."""
     one, many = kit.make().initial(), kit.make().initial(1, outputs=3)
-    one.calibration, many.calibration = Calibration(0.5, 2.0), Calibration(-1.0, 0.5)
+    one.calibration, many.calibration = (
+        Calibration((0.5,), 0.0, 2.0),
+        Calibration((-1.0, 0.0, 1.0), 0.0, 0.5),
+    )
     seen = []
 
     def reduce(each):
@@ -374,7 +380,7 @@ def test_combine_over_heads_counts_each_head_as_a_member(kit):
     made = combine([one, many], reduce, heads=True).score_text(PROMPTS, RESPONSES, FINISHED)
     texts = one.encode(PROMPTS, RESPONSES, FINISHED)
     raw = [m.raw(*texts).double().numpy() for m in (one, many)]
-    each = np.concatenate([(raw[0] - 0.5) / 2, (raw[1] + 1) / 0.5], axis=1)
+    each = np.concatenate([(raw[0] - 0.5) / 2, (raw[1] - [-1, 0, 1]) / 0.5], axis=1)
     assert seen[0].shape == (4, 4)
     np.testing.assert_allclose(seen[0], each, atol=1e-5)
     np.testing.assert_allclose(made.score, each.min(1), atol=1e-5)

@@ -401,9 +401,9 @@ def test_gold_is_null_everywhere_and_the_report_is_made(whole):
     evals = [row for row in rows if row["kind"] == "eval"]
     assert len(evals) == 4
     for row in evals:
-        unknown = ("gold_reward", "gap", "gap_latest", "mmd", "mmd_batch", "spearman")
+        unknown = ("gold_wins", "gold_sft_std", "gap", "gap_latest", "mmd", "mmd_batch", "spearman")
         assert all(row[key] is None for key in unknown)
-        assert row["proxy_reward"] is not None
+        assert row["proxy_wins"] is not None
     accuracy = [row["accuracy"] for row in rows if row["kind"] == "iteration"]
     assert all(0 <= share <= 1 for share in accuracy)  # against the people's labels
     asked = [row for row in rows if row.get("stage") == "preferences"]

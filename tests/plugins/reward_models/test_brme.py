@@ -221,7 +221,7 @@ STDS = [[0.3, 0.1, 0.9], [2.0, 1.0, 0.5]]  # the surest heads: the second, then 
 def test_read_by_hand(integration, trade_off, expected):
     raw = torch.tensor(STDS).expm1().log()  # softplus of it is STDS
     logits = torch.cat([torch.tensor(MEANS), raw], dim=1)
-    scores = BRME.read(logits, trade_off, integration)
+    scores = BRME.read(logits, torch.zeros(3), trade_off, integration)
     np.testing.assert_allclose(scores.score, expected, atol=1e-6)
     np.testing.assert_allclose(scores.parts[:, 0], MEANS)
     np.testing.assert_allclose(scores.part_std[:, 0], STDS, atol=1e-6)
@@ -230,7 +230,9 @@ def test_read_by_hand(integration, trade_off, expected):
 def test_the_surest_head_is_nominal_even_where_it_is_not_the_least():
     raw = torch.tensor([0.1, 0.5]).expm1().log()
     logits = torch.tensor([[3.0, 1.0, *raw.tolist()]])
-    assert BRME.read(logits, 0.4, "min").score.item() == pytest.approx(0.4 * 3 + 0.6 * 1)
+    assert BRME.read(logits, torch.zeros(2), 0.4, "min").score.item() == pytest.approx(
+        0.4 * 3 + 0.6 * 1
+    )
 
 
 # --- Checkpoints, and what stands on the heads ----------------------------------------------------
@@ -243,9 +245,9 @@ def texts(data):
 def test_a_checkpoint_keeps_every_head_and_gives_them_in_one_pass(kit, comparisons, tmp_path):
     data, brme = comparisons(16), {"trade_off": 0.3, "integration": "mean"}
     _, model, _ = train(kit, data, brme=brme, updates=1)
-    calibrated(model, data, kit.make().trainer().policy_tokenizer)
+    calibrated(model, kit.make().ruler(data))
     model.save(tmp_path)
-    again, calls = load_reward(tmp_path), []
+    again, calls = load_reward(tmp_path, model.readers), []
     again.model.base_model.register_forward_hook(lambda *_: calls.append(1))
     ours, theirs = model.score_text(*texts(data)), again.score_text(*texts(data))
     assert len(calls) == 1
@@ -259,9 +261,9 @@ def test_a_checkpoint_keeps_every_head_and_gives_them_in_one_pass(kit, compariso
     with torch.no_grad():
         logits = plain(input_ids=ids, attention_mask=mask.long()).logits
     assert plain.config.num_labels == logits.shape[1] == 10
-    read = BRME.read(logits, **brme)
     scale = model.calibration
-    torch.testing.assert_close((read.score - scale.mean) / scale.std, ours.score)
+    read = BRME.read(logits, torch.tensor(scale.zeros), **brme)
+    torch.testing.assert_close((read.score - scale.mean) / scale.unit, ours.score)
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +273,7 @@ def two(kit, comparisons):
     for seed in range(2):
         data = comparisons(16, seed=seed)
         model = train(kit, data, seed=seed, updates=1)[1]
-        found.append(calibrated(model, data, kit.make().trainer().policy_tokenizer))
+        found.append(calibrated(model, kit.make().ruler(data)))
     return found, comparisons(16)
 
 
@@ -298,11 +300,11 @@ def test_every_combination_takes_the_traded_off_scores(kit, two, name, expected)
     scores, heads = [], []
     for model in models:
         logits = model.raw(*model.encode(*texts(data))).double().numpy()
-        means, stds = logits[:, :5], softplus(logits[:, 5:])
+        means, stds = logits[:, :5] - model.calibration.zeros, softplus(logits[:, 5:])
         nominal = means[np.arange(6), stds.argmin(1)]
-        mean, std = model.calibration.mean, model.calibration.std
-        scores.append((0.5 * nominal + 0.5 * means.min(1) - mean) / std)
-        heads.append((means - mean) / std)
+        scale = model.calibration
+        scores.append((0.5 * nominal + 0.5 * means.min(1) - scale.mean) / scale.unit)
+        heads.append(means / scale.unit)
     found = reward.score_text(*texts(data))
     wanted = expected(np.stack(scores, 1), np.concatenate(heads, 1))
     np.testing.assert_allclose(found.score, wanted, rtol=1e-4, atol=1e-4)
@@ -317,7 +319,7 @@ def test_weights_average_head_by_head(kit, two):
     mean = sum(m.model.score.weight.detach().double() for m in models) / 2
     np.testing.assert_allclose(made.model.score.weight.detach(), mean, atol=1e-7)
     logits = made.raw(*made.encode(*texts(data)))
-    expected = BRME.read(logits, 0.5, "min").score
+    expected = BRME.read(logits, torch.zeros(5), 0.5, "min").score
     torch.testing.assert_close(made.score_text(*texts(data)).score, expected)
 
 
@@ -418,11 +420,11 @@ def test_a_run_with_sharpe_resumes_to_the_same_numbers(tmp_path):
     cut = ostinato.run("toy", tmp_path / "cut", SETTINGS)
     whole = ostinato.run("toy", tmp_path / "whole", SETTINGS)
     evals = [[r for r in run.metrics if r["kind"] == "eval"] for run in (cut, whole)]
-    assert [r["proxy_reward"] for r in evals[0]] == [r["proxy_reward"] for r in evals[1]]
+    assert [r["proxy_sft_std"] for r in evals[0]] == [r["proxy_sft_std"] for r in evals[1]]
     for row in (r for r in cut.metrics if r["kind"] == "policy"):
         assert 0 < row["kl_scale"] != 1
     trained = [r for r in cut.metrics if r["kind"] == "reward_model_trained"]
     assert all(r["brme/std"] > 0 and r["brme/spread"] > 0 for r in trained)
-    again = load_reward(cut.directory / "iteration-2" / "reward_model")
+    again = load_reward(cut.directory / "iteration-2" / "reward_model", {"brme": BRME.read})
     assert again.settings == {"trade_off": 0.4, "integration": "min"}
-    assert again.calibration.__dict__ == trained[-1]["calibration"][0]
+    assert json.loads(json.dumps(vars(again.calibration))) == trained[-1]["calibration"][0]

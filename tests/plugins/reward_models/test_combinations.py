@@ -17,7 +17,7 @@ def models(kit):
     """Iterations 1 and 2; the second has two members."""
     made = [kit.make().initial(seed) for seed in range(3)]
     for i, model in enumerate(made):
-        model.calibration = Calibration(0.3 * i, 1.0 + i)
+        model.calibration = Calibration((0.3 * i,), 0.0, 1.0 + i)
     return [made[0], combine(made[1:], lambda s: s.mean(1))]
 
 
@@ -65,7 +65,7 @@ def test_reduction_over_members_or_over_all_their_heads(kit, name, settings, red
     one = kit.make((name, settings | {"over": over}))
     models = [kit.make().initial(seed, outputs) for seed, outputs in enumerate((3, 1, 3))]
     for i, model in enumerate(models):
-        model.calibration = Calibration(0.2 * i, 1.0 + i)
+        model.calibration = Calibration((0.2 * i,) * (3, 1, 3)[i], 0.0, 1.0 + i)
     made = one.plugins.one("combine_rm", reward_models=models, datasets=[], ctx=one.ctx)
     heads = [m.score_text(PROMPTS, RESPONSES, FINISHED).parts[:, 0].double() for m in models]
     each = heads if over == "heads" else [h.mean(1, keepdim=True) for h in heads]
@@ -118,7 +118,7 @@ def test_effect_doubt_is_harder_to_exploit(kit, comparisons, seed):
     trained = []
     for k in range(4):
         mine = comparisons(24, seed=10 * seed + k)
-        trained.append(calibrated(fit(one.initial(k), mine), mine, fit.policy_tokenizer))
+        trained.append(calibrated(fit(one.initial(k), mine), one.ruler(mine)))
 
     def overestimate(name, **settings):
         made = kit.make((name, settings))

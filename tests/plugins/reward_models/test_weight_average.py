@@ -64,12 +64,13 @@ def test_low_precision_is_averaged_in_fp32(kit):
 def test_the_calibration_of_a_member_is_not_kept(kit, comparisons):
     """Averaged scores have a scale of their own: the core sees that the model lacks one."""
     models = [kit.make().initial(seed) for seed in range(2)]
-    data, tokenizer = comparisons(16), kit.make().trainer().policy_tokenizer
+    data = comparisons(16)
+    ruler = kit.make().ruler(data)
     for model in models:
-        calibrated(model, data, tokenizer)
+        calibrated(model, ruler)
     made = averaged(kit, models)
     assert made.calibration == Calibration() != models[1].calibration
-    calibrated(made, data, tokenizer)
+    calibrated(made, ruler)
     every = [*data["chosen"], *data["rejected"]]
     scores = made.score([*data["prompt"], *data["prompt"]], every, [True] * 32)
     assert float(scores.mean()) == pytest.approx(0, abs=1e-5)
