@@ -272,11 +272,14 @@ def kind_of(made: Any) -> str:
 
 # Measurements
 
-MEASURES = {  # column of docs/measured/WORLD.csv -> (heading, format)
-    "gold_reward": ("gold", "+.2f"),
+MEASURES = {  # column of docs/measured/WORLD.csv, where it has it -> (heading, format)
+    "gold_sft_std": ("gold", "+.2f"),
     "peak_gold": ("peak gold", "+.2f"),
+    "gold_wins": ("gold wins", ".2f"),
     "gap": ("gap", "+.2f"),
     "gap_latest": ("gap, latest RM", "+.2f"),
+    "gap_training_std": ("gap (training std)", "+.2f"),
+    "gap_latest_training_std": ("latest RM (training std)", "+.2f"),
     "mmd": ("MMD²", ".2f"),
     "kl": ("KL", ".2f"),
     "accuracy": ("RM accuracy", ".2f"),
@@ -298,10 +301,11 @@ def study(world: str) -> dict[str, list[dict[str, str]]]:
 
 def study_rows(runs: dict[str, list[dict[str, str]]]) -> str:
     """A table with a row a variant: mean ± standard deviation (ddof 1) over its seeds."""
-    head = ["run", *(heading for heading, _ in MEASURES.values())]
+    there = {key: MEASURES[key] for key in MEASURES if all(key in s[0] for s in runs.values())}
+    head = ["run", *(heading for heading, _ in there.values())]
     rows = []
     for name, seeds in runs.items():
-        cells = [spread([r[key] for r in seeds], form) for key, (_, form) in MEASURES.items()]
+        cells = [spread([r[key] for r in seeds], form) for key, (_, form) in there.items()]
         rows.append([name, *cells])
     return table(head, rows)
 
@@ -330,7 +334,7 @@ def ranking(world: str) -> str:
         return "Not measured yet."
 
     def gold(name: str) -> float:
-        return statistics.fmean(float(row["gold_reward"]) for row in runs[name])
+        return statistics.fmean(float(row["gold_sft_std"]) for row in runs[name])
 
     ranked = {name: runs[name] for name in sorted(runs, key=gold, reverse=True)}
     return f"Mean ± standard deviation over {seed_count(runs)}.\n\n{study_rows(ranked)}"

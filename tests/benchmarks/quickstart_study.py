@@ -21,10 +21,13 @@ from pathlib import Path
 from ostinato import load_config
 
 MEASURES = {
-    "gold_reward": "gold",
+    "gold_sft_std": "gold",
     "peak_gold": "peak gold",
+    "gold_wins": "gold wins",
+    "proxy_wins": "proxy wins",
     "gap": "gap",
     "gap_latest": "gap, latest RM",
+    "gap_training_std": "gap (training std)",
     "mmd": "MMD²",
     "kl": "KL to SFT",
     "accuracy": "RM accuracy",
@@ -89,7 +92,7 @@ def table(runs: dict[str, list[Path]]) -> str:
 
 
 def figure(runs: dict[str, list[Path]], path: Path) -> None:
-    """Gold and proxy (on one scale) against rollouts, and final gold by iteration."""
+    """Gold and proxy against rollouts, in std over SFT responses; final gold and gap."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -101,20 +104,20 @@ def figure(runs: dict[str, list[Path]], path: Path) -> None:
     first = [[r for r in rows(f, "eval") if r["iteration"] == 1] for f in runs["default"]]
     steps = [r["step"] for r in first[0]]
     for key, label, colour in (
-        ("proxy_reward", "proxy", "#b3261e"),
-        ("on_proxy_scale", "gold, on the proxy's scale", "#3f51b5"),
+        ("proxy_sft_std", "proxy", "#b3261e"),
+        ("gold_sft_std", "gold", "#3f51b5"),
     ):
-        series = [
-            [r["proxy_reward"] - r["gap"] if key == "on_proxy_scale" else r[key] for r in one]
-            for one in first
-        ]
+        series = [[r[key] for r in one] for one in first]
         means = [statistics.mean(at) for at in zip(*series, strict=True)]
         for one in series:
             left.plot(steps, one, color=colour, alpha=0.2, linewidth=0.8)
         left.plot(steps, means, color=colour, linewidth=2, label=label)
-    left.set(title="iteration 1 (default)", xlabel="rollouts", ylabel="reward")
+    left.set(title="iteration 1 (default)", xlabel="rollouts", ylabel="std over SFT responses")
     left.legend(frameon=False)
-    for axis, key, title in ((middle, "gold_reward", "final gold"), (right, "gap", "final gap")):
+    for axis, key, title in (
+        (middle, "gold_sft_std", "final gold"),
+        (right, "gap", "final gap: proxy wins - gold wins"),
+    ):
         for variant, folders in runs.items():
             values = [[r[key] for r in rows(f, "iteration")] for f in folders]
             means = [statistics.mean(at) for at in zip(*values, strict=True)]

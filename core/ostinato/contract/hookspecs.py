@@ -84,10 +84,10 @@ def combine_rm(  # type: ignore[empty-body]
 ) -> Reward:
     """One: form the reward R_k that the policy is optimised on, from R~_1..R~_k (Wolf 2.2).
 
-    Each has ``members`` and scores on its calibrated scale. Answer one of them, a lazy
+    Each has ``members`` and scores with mean 0 on ``ctx.ruler``. Answer one of them, a lazy
     ``ostinato.combine(models, reduce)``, or a new ``RewardModel``; the core calibrates a new one
-    on D_k unless its ``calibration`` is set. ``datasets`` are D~_1..D~_k: the responses of the
-    first, the SFT policy's, are the same in every iteration.
+    unless its ``calibration`` is set, and gives R_k mean 0 on the ruler. ``datasets`` are
+    D~_1..D~_k: the responses of the first, the SFT policy's, are the same in every iteration.
     """
 
 
