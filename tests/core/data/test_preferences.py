@@ -80,6 +80,24 @@ def test_collecting_is_repeatable_and_differs_by_iteration_and_purpose(world):
     assert collect(policy, prompts, ctx, "held-out")["first"][:] != first["first"][:]
 
 
+def test_gold_scores_in_fp32_where_the_policy_samples_in_bf16(world):
+    """Rounded to bf16 one pair in a hundred would be tied."""
+    ctx, policy, prompts = world
+    seen = []
+
+    class Noting:
+        def score(self, prompts, responses, finished):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return torch.zeros(len(prompts))
+
+    def autocast():
+        seen.append("sampling")
+        return torch.autocast("cpu", torch.bfloat16)
+
+    collect(policy, prompts, replace(ctx, gold=Noting(), autocast=autocast), "preferences")
+    assert seen == ["sampling", *[False] * 3]
+
+
 def test_without_gold_the_gold_columns_are_null(world):
     ctx, policy, prompts = world
     data = collect(policy, prompts, replace(ctx, gold=None), "preferences")
