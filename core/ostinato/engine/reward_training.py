@@ -336,9 +336,12 @@ def raw_scores(model: RewardModel, data: Dataset, policy_tokenizer: Any, side: s
     return model.read(model.raw(prompts, responses)).score.float().cpu()
 
 
-def held_out_accuracy(model: RewardModel, data: Dataset, policy_tokenizer: Any) -> float | None:
+def held_out_accuracy(
+    model: RewardModel, data: Dataset, policy_tokenizer: Any, by: str = "gold"
+) -> float | None:
     """Share of held-out comparisons that the model orders as gold does; its own ties count half.
 
+    ``by="labels"``: as the labeller does, whose errors a model learns too (Secrets II, 2.5).
     Without a gold model the labels stand for it. Comparisons that gold (or a label of .5) ties are
     left out; None if no other is left.
     """
@@ -346,7 +349,7 @@ def held_out_accuracy(model: RewardModel, data: Dataset, policy_tokenizer: Any) 
         raw_scores(model, data, policy_tokenizer, side) for side in ("chosen", "rejected")
     )
     truth = data["chosen_gold"][:], data["rejected_gold"][:]
-    if None in truth[0]:
+    if by == "labels" or None in truth[0]:
         truth = data["label"][:], [1 - p for p in data["label"]]
     share = pairwise_accuracy(chosen, rejected, *truth)
     return None if math.isnan(share) else share

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from ostinato.models.ruler import centred
 from ostinato.models.weights import distance
 
 WAITING = "pairs-to-label"  # the name under which pairs are kept while a labeller waits
+ACCURACIES = {"accuracy": "gold", "accuracy_labels": "labels"}  # on held-out pairs, by whose order
 
 
 def gather(s: Session, policy: Policy) -> Preferences:
@@ -110,9 +112,10 @@ def train_reward_model(s: Session, data: Dataset, pairs: Preferences) -> Reward:
     held = pairs.held_out
     s.log(
         "reward_model_trained",
-        held_out_accuracy=None
-        if held is None
-        else [held_out_accuracy(m, held, s.tokenizer) for m in members],
+        **{
+            key: held and [held_out_accuracy(m, held, s.tokenizer, by) for m in members]
+            for key, by in ACCURACIES.items()
+        },
         calibration=[vars(m.calibration) for m in members],
         actions=s.plugins.taken_actions(),
     )
@@ -278,13 +281,13 @@ def train_policy(
 
 
 def summary(s: Session) -> dict[str, Any]:
-    """The last evaluation of the iteration, its peak of gold, and the reward model's accuracy."""
+    """The last evaluation of the iteration, its peak of gold, and the reward model's accuracies."""
     rows = [r for r in s.directory.metrics.rows() if r["iteration"] == s.iteration]
     evals = [r for r in rows if r["kind"] == "eval"]
     if not evals:
         raise UserError("no evaluation was made; a train_policy hook switched every one off")
-    trained = [r["held_out_accuracy"] for r in rows if r["kind"] == "reward_model_trained"][-1]
-    accuracy = [share for share in trained or [] if share is not None]
+    trained = [r for r in rows if r["kind"] == "reward_model_trained"][-1]
+    known = {key: [a for a in trained[key] or () if a is not None] for key in ACCURACIES}
     gold = [r["gold_sft_std"] for r in evals if r["gold_sft_std"] is not None]
     last = {
         key: value
@@ -294,5 +297,5 @@ def summary(s: Session) -> dict[str, Any]:
     return {
         **last,
         "peak_gold": max(gold, default=None),
-        "accuracy": sum(accuracy) / len(accuracy) if accuracy else None,
+        **{key: fmean(shares) if shares else None for key, shares in known.items()},
     }

@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from ostinato import NonFiniteError, UserError, hookimpl
 from ostinato.contract import activation
+from ostinato.engine import reward_training
 from ostinato.engine.reward_training import held_out_accuracy, raw_scores, set_dropout
 
 
@@ -126,6 +127,30 @@ def test_held_out_accuracy_follows_gold_not_noisy_labels_and_counts_ties_half(ki
     assert held_out_accuracy(model, data, tokenizer) == 0.5
     undecided = Dataset.from_dict(table | {"label": [0.5] * 40})
     assert held_out_accuracy(model, undecided, tokenizer) is None
+
+
+def test_accuracy_on_labels_that_err_stands_beside_that_on_gold(kit, comparisons, monkeypatch):
+    """Five pairs, two labelled wrongly, one with a label that ties; a model that knows gold."""
+    one = kit.make()
+    model, tokenizer = one.initial(), one.trainer().policy_tokenizer
+    table = comparisons(5).to_dict()
+    for side, gold in (
+        ("chosen", [2.0, 1.0, -1.0, 0.0, 3.0]),
+        ("rejected", [1.0, 0.0, 4.0, 2.0, 0.0]),
+    ):
+        table[f"{side}_gold"] = gold
+    data = Dataset.from_dict(table | {"label": [1.0, 0.8, 1.0, 0.6, 0.5]})
+
+    def scores(_model, data, _tokenizer, side):
+        return torch.tensor(data[f"{side}_gold"][:])
+
+    monkeypatch.setattr(reward_training, "raw_scores", scores)
+    assert held_out_accuracy(model, data, tokenizer) == 1.0
+    assert held_out_accuracy(model, data, tokenizer, by="labels") == 2 / 4
+    monkeypatch.setattr(reward_training, "raw_scores", lambda *a: -scores(*a))
+    assert held_out_accuracy(model, data, tokenizer) == 0.0
+    tied = Dataset.from_dict(table | {"label": [0.5] * 5})
+    assert held_out_accuracy(model, tied, tokenizer, by="labels") is None
 
 
 # --- How long, how fast, in which order -----------------------------------------------------------

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 
-from ostinato import hookimpl, run
+from ostinato import RewardModel, hookimpl, run
 from ostinato.config.errors import UserError
 from ostinato.contract import activation
 from ostinato.contract.batches import PolicyHandle, PolicyHistory
@@ -117,3 +118,43 @@ def test_a_reward_model_that_cannot_be_loaded_ends_the_run_before_the_sft(tmp_pa
     with pytest.raises(UserError, match=r"reward_model\.\w+: '.*empty' cannot be loaded"):
         run("toy", tmp_path / "run", [f"reward_model.model={tmp_path / 'empty'}"])
     assert not (tmp_path / "run" / "sft").exists()
+
+
+TINY = ["iterations=1", "reward_model.updates=3", "reward_model.members=2", "rl.rollouts=1"]
+TINY += ["rl.rollout_size=8", "rl.minibatch=8", "prompts.preference=8", "prompts.evaluation=4"]
+
+
+def test_a_run_has_accuracy_by_gold_and_by_labels_that_err(tmp_path):
+    """Counted again on the pairs and the members that the run keeps."""
+    made = run("toy", tmp_path / "run", [*TINY, "plugins=[{gold_labels: {flip: 0.4}}]"])
+    (row,) = [r for r in made.metrics if r["kind"] == "reward_model_trained"]
+    folder = tmp_path / "run" / "iteration-1"
+    held = Dataset.from_file(str(folder / "preferences" / "held_out.arrow"))
+    wanted = {"accuracy": [], "accuracy_labels": []}
+    for m in range(2):
+        model = RewardModel.load_checkpoint(folder / "reward_model" / f"member-{m}")
+        chosen, rejected = (
+            model.score(held["prompt"][:], held[side][:], held[f"{side}_finished"][:]).tolist()
+            for side in ("chosen", "rejected")
+        )
+        liked = [(c > r) - (c < r) for c, r in zip(chosen, rejected, strict=True)]
+        gold = [
+            (r["chosen_gold"] > r["rejected_gold"]) - (r["chosen_gold"] < r["rejected_gold"])
+            for r in held
+        ]
+        label = [int(p > 0.5) for p in held["label"]]
+        assert -1 in gold  # some labels err
+        for key, truth in (("accuracy", gold), ("accuracy_labels", label)):
+            marks = [(1 + a * b) / 2 for a, b in zip(liked, truth, strict=True) if b]
+            wanted[key].append(sum(marks) / len(marks))
+    for key, shares in wanted.items():
+        assert row[key] == pytest.approx(shares)
+        assert made.iterations[0][key] == pytest.approx(sum(shares) / 2)
+    assert row["accuracy"] != row["accuracy_labels"]
+
+
+def test_accuracies_are_null_without_held_out_pairs(tmp_path):
+    made = run("toy", tmp_path / "run", [*TINY, "prompts.held_out=0"])
+    (row,) = [r for r in made.metrics if r["kind"] == "reward_model_trained"]
+    assert row["accuracy"] is row["accuracy_labels"] is None
+    assert made.iterations[0]["accuracy"] is made.iterations[0]["accuracy_labels"] is None
