@@ -73,8 +73,10 @@ class RequiredModelSection(ModelSection):
 class PolicySection(RequiredModelSection):
     """The policy that is sampled and optimised."""
 
-    value: Literal["shared", "separate"] = Field(
-        "shared", description="the value head sits on the policy's trunk, or on a copy of it"
+    value: Literal["shared", "separate", "reward_model"] = Field(
+        "shared",
+        description="the value head sits on the policy's trunk, or on a copy of it, or the value "
+        "model starts as a copy of the newest reward model",
     )
 
 

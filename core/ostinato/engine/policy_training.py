@@ -39,7 +39,10 @@ Evaluate = Callable[[Policy, int], None]
 
 @dataclass
 class PolicyTrainer:
-    """``optimise`` of one iteration, as ``train_policy`` hooks and the loop call it."""
+    """``optimise`` of one iteration, as ``train_policy`` hooks and the loop call it.
+
+    ``latest``: R~_k, which the value model may start from.
+    """
 
     plugins: Plugins
     ctx: Context
@@ -49,6 +52,7 @@ class PolicyTrainer:
     prompts: PromptSet
     log: Log
     record: Evaluate
+    latest: Reward | None = None
     updates: int = 0
     evaluations: int = 0
 
@@ -75,7 +79,7 @@ class PolicyTrainer:
         self._check(algorithm, settings)
         policy = initial.copy().to(self.backend.device)
         if algorithm.uses_values:
-            policy.with_value(self.ctx.config.policy.value)
+            policy.with_value(self.ctx.config.policy.value, self.latest)
         own = initial if on_update is None else initial.copy()  # what is given is never changed
         anchor = own if reference is None else reference
         optimiser = torch.optim.Adam(

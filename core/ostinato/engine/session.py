@@ -27,6 +27,7 @@ from ostinato.engine.sft import prompt_answers, train_sft
 from ostinato.machine.backend import Backend
 from ostinato.models.generation import check_length, sample, stop_token
 from ostinato.models.gold import load_gold
+from ostinato.models.loading import vocabulary_key
 from ostinato.models.policy import Policy
 from ostinato.models.reward_model import RewardModel
 from ostinato.models.ruler import Ruler
@@ -169,7 +170,10 @@ class Session:
         stop_token(self.sft_policy, config.generation)
         self.sft = PolicyHandle("sft", lambda: self.sft_policy)
         self.prompts: PromptSplits = load_prompts(config.prompts, self.tokenizer)
-        check_length(self.sft_policy, self.prompts.longest, config.generation)
+        check_length(self.sft_policy.lm, self.prompts.longest, config.generation)
+        if config.policy.value == "reward_model":  # it reads all of the policy's tokens
+            body = self.initial_reward_model.model
+            check_length(body, self.prompts.longest, config.generation, "reward model")
         self.ctx = Context(
             config,
             self.draws,
@@ -227,6 +231,12 @@ class Session:
         with self.draws.forked("policy weights"):
             policy = Policy.load(self.config.policy, self.config.generation.temperature)
         policy.to(self.backend.device)
+        alike = vocabulary_key(policy.tokenizer) == self.initial_reward_model.key
+        if self.config.policy.value == "reward_model" and not alike:
+            raise UserError(
+                "policy.value: the value model cannot start from the reward model, whose tokenizer "
+                "is not the policy's; give both the same, or set it to separate"
+            )
         if self.config.sft is None:
             return policy
         self.tell("stage_started", stage="sft", total=0)

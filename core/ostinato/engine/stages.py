@@ -266,6 +266,7 @@ def train_policy(
         s.prompts.rl,
         s.log,
         evaluate_and_log,
+        latest,
     )
     if "train_policy" in s.plugins.owners:
         policy: Policy = s.plugins.one(

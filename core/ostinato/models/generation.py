@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,13 +29,15 @@ def stop_token(policy: Policy, settings: GenerationSection) -> int:
     return int(known[settings.stop])
 
 
-def check_length(policy: Policy, longest_prompt: int, settings: GenerationSection) -> None:
-    """UserError where prompt and response (in tokens) do not fit into the policy's context."""
-    room = getattr(policy.lm.config, "max_position_embeddings", None)
+def check_length(
+    model: Any, longest_prompt: int, settings: GenerationSection, whose: str = "policy"
+) -> None:
+    """UserError where prompt and response (in tokens) do not fit into the model's context."""
+    room = getattr(model.config, "max_position_embeddings", None)
     if room is not None and longest_prompt + settings.max_new_tokens > room:
         raise UserError(
             f"generation.max_new_tokens {settings.max_new_tokens} after a prompt of "
-            f"{longest_prompt} tokens exceeds the policy's context of {room}; lower it or "
+            f"{longest_prompt} tokens exceeds the {whose}'s context of {room}; lower it or "
             "prompts.max_tokens"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from ostinato.config.errors import UserError
 from ostinato.config.sections import PolicySection
 from ostinato.models.loading import load_model, load_tokenizer, save_model
 from ostinato.models.samples import Samples
+
+if TYPE_CHECKING:
+    from ostinato.models.reward import Reward
 
 
 class Policy(nn.Module):
@@ -52,8 +55,15 @@ class Policy(nn.Module):
         """An independent copy of the language model, without a value head."""
         return Policy(copy.deepcopy(self.lm), self.tokenizer, self.temperature)
 
-    def with_value(self, kind: str) -> Policy:
-        """Add a value head that starts at zero, on the trunk (shared) or on a copy (separate)."""
+    def with_value(self, kind: str, latest: Reward | None = None) -> Policy:
+        """Add a value head that starts at zero, on the trunk (shared) or on a copy (separate).
+
+        Or a value model that starts as a copy of the ``latest`` reward model, its first member.
+        """
+        if kind == "reward_model":
+            assert latest is not None
+            self.value_trunk, self.value_head = latest.members[0].critic()
+            return self
         size = self.lm.get_output_embeddings().weight.shape[1]
         self.value_head = nn.Linear(size, 1, device=self.lm.device)
         nn.init.zeros_(self.value_head.weight)

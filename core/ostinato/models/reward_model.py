@@ -251,6 +251,21 @@ class RewardModel(nn.Module, Reward):
             found.append(self(ids, mask).logits[0])
         return torch.cat(found)
 
+    def critic(self) -> tuple[nn.Module, nn.Linear]:
+        """Copies of the body and of the head: a value model whose values start as scores.
+
+        The value at a token is the calibrated score of the text up to it: the head is rescaled. Of
+        a reader that weighs its heads it is the plain mean of them, which is linear.
+        """
+        with torch.enable_grad():
+            at = self.model.score.weight.new_zeros(1, len(self.model.score.weight)).requires_grad_()
+            offset = self._scores(at).parts.mean()
+            (slope,) = torch.autograd.grad(offset, at)  # (1, outputs): parts are linear in logits
+        head = nn.Linear(self.model.score.in_features, 1, device=at.device)
+        head.weight = nn.Parameter(slope @ self.model.score.weight.detach())
+        nn.init.constant_(head.bias, offset.item())
+        return copy.deepcopy(self.model.base_model), head
+
     def _scores(self, logits: Tensor) -> Scores:
         if not bool(logits.isfinite().all()):
             raise NonFiniteError("a reward model's score is not finite")

@@ -13,6 +13,8 @@ from ostinato.config.errors import UserError
 from ostinato.contract import activation
 from ostinato.contract.batches import PolicyHandle, PolicyHistory
 from ostinato.engine import stages
+from ostinato.models.policy import Policy
+from ostinato_worlds.toy import POLICY
 
 
 @pytest.fixture
@@ -158,3 +160,57 @@ def test_accuracies_are_null_without_held_out_pairs(tmp_path):
     (row,) = [r for r in made.metrics if r["kind"] == "reward_model_trained"]
     assert row["accuracy"] is row["accuracy_labels"] is None
     assert made.iterations[0]["accuracy"] is made.iterations[0]["accuracy_labels"] is None
+
+
+def values_seen(monkeypatch):
+    """(samples, values) of every pass of a policy with a value head."""
+    seen, evaluate = [], Policy.evaluate
+
+    def watched(self, samples):
+        made = evaluate(self, samples)
+        seen.append((samples, made[1].detach().clone()))
+        return made
+
+    monkeypatch.setattr(Policy, "evaluate", watched)
+    return seen
+
+
+def test_the_value_model_starts_from_the_newest_reward_model(tmp_path, monkeypatch):
+    """In each iteration from that iteration's, not from R_k, which here goes back to the first."""
+    seen = values_seen(monkeypatch)
+    settings = ["policy.value=reward_model", "iterations=2", "plugins=[worst_case]"]
+    run("toy", tmp_path / "run", [*TINY, *settings])
+    firsts = seen[0], seen[len(seen) // 2]
+    for k, (samples, values) in enumerate(firsts, start=1):
+        folder = tmp_path / "run" / f"iteration-{k}" / "reward_model" / "member-0"
+        latest = RewardModel.load_checkpoint(folder)
+        prompts = samples.prompt_ids[0][samples.prompt_mask[0]].tolist()
+        response = samples.response_ids[0][samples.mask[0]].tolist()
+        raw = latest.raw([prompts], [response[:-1]])  # all but the token that is valued
+        scale = latest.calibration
+        assert float(values[0, len(response) - 1]) == pytest.approx(
+            float((raw[0, 0] - scale.mean) / scale.std), abs=1e-4
+        )
+
+
+SMALL = {"model_type": "gpt_neox", "hidden_size": 16, "num_hidden_layers": 1}
+SMALL |= {"num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 24}
+
+
+def test_a_value_model_from_a_reward_model_with_another_tokenizer_is_refused(tmp_path):
+    other = {"model": None, "tokenizer": "bytes", "random": SMALL}
+    source = {"world": "toy", "policy": {"value": "reward_model"}, "reward_model": other}
+    with pytest.raises(UserError) as caught:
+        run(source, tmp_path / "run", TINY)
+    assert str(caught.value) == (
+        "policy.value: the value model cannot start from the reward model, whose tokenizer is not "
+        "the policy's; give both the same, or set it to separate"
+    )
+    assert not (tmp_path / "run" / "sft").exists()
+
+
+def test_a_value_model_whose_context_is_shorter_than_the_policys_is_refused(tmp_path):
+    short = {"model": None, "tokenizer": str(POLICY), "random": SMALL}
+    source = {"world": "toy", "policy": {"value": "reward_model"}, "reward_model": short}
+    with pytest.raises(UserError, match="exceeds the reward model's context of 24; lower it or"):
+        run(source, tmp_path / "run", TINY)

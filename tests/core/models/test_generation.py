@@ -154,9 +154,9 @@ def test_logits_that_are_not_finite_stop_the_sampling(policies):
 def test_a_response_that_outgrows_the_models_context_is_refused_beforehand(policies):
     kit = policies.make("gpt2", generation={"max_new_tokens": 60})  # a context of 64
     policy = kit.policy()
-    check_length(policy, 4, kit.config.generation)
+    check_length(policy.lm, 4, kit.config.generation)
     with pytest.raises(UserError, match="after a prompt of 5 tokens exceeds the policy's context"):
-        check_length(policy, 5, kit.config.generation)
+        check_length(policy.lm, 5, kit.config.generation)
 
 
 @pytest.mark.parametrize("setting", [{"top_k": 5}, {"top_p": 0.9}])

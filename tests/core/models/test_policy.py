@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from ostinato.config.errors import UserError
 from ostinato.models.loading import padded
 from ostinato.models.policy import Policy, spread
+from ostinato.models.reward import Calibration
 from ostinato.models.samples import Samples
 
 FAMILIES = ["gpt2", "gpt_neox", "llama"]
@@ -144,6 +145,63 @@ def test_values_stand_at_the_state_that_predicts_their_token(policies):
         states = policy.lm.base_model(input_ids=torch.tensor([prompt + response]))[0][0]
         wanted = policy.value_head(states[len(prompt) - 1 : -1])[:, 0]
         torch.testing.assert_close(values[i, : len(response)], wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_value_model_from_the_reward_model_starts_with_its_calibrated_scores(
+    policies, kit, family, outputs
+):
+    """The value at a token is the score of all that stands before it: by hand, row by row."""
+    latest = kit.make(family=family).initial(outputs=outputs)
+    latest.calibration = Calibration(mean=0.7, std=0.25)
+    policy = policies.make(family).policy().with_value("reward_model", latest)
+    with torch.no_grad():
+        _, values = policy.evaluate(batch(policy, RAGGED, RESPONSES))
+    body = copy.deepcopy(latest.model).double().requires_grad_(False)
+    for i, (prompt, response) in enumerate(zip(RAGGED, RESPONSES, strict=True)):
+        for t in range(len(response)):
+            text = torch.tensor([prompt + response[:t]])
+            raw = body.score(body.base_model(input_ids=text)[0])[0, -1].mean()
+            assert float(values[i, t]) == pytest.approx(float((raw - 0.7) / 0.25), abs=1e-4)
+        assert (values[i, len(response) :] == 0).all()
+    whole = [p + r[:-1] for p, r in zip(RAGGED, RESPONSES, strict=True)]
+    scored = latest._scores(latest.raw([w[:1] for w in whole], [w[1:] for w in whole])).score
+    last = torch.stack([values[i, len(r) - 1] for i, r in enumerate(RESPONSES)])
+    torch.testing.assert_close(last.detach(), scored, atol=1e-4, rtol=0)  # as the model itself does
+
+
+def test_a_value_model_from_the_reward_model_learns_apart_from_it(policies, kit):
+    latest = kit.make().initial()
+    before = {name: p.clone() for name, p in latest.named_parameters()}
+    policy = policies.make().policy().with_value("reward_model", latest)
+    optimiser = torch.optim.SGD(policy.parameters(), lr=0.1)
+    policy.evaluate(batch(policy, RAGGED, RESPONSES))[1].square().sum().backward()
+    moved = [*policy.value_trunk.parameters(), *policy.value_head.parameters()]
+    optimiser.step()
+    assert sum(float(p.grad.abs().sum()) > 0 for p in moved) > 10
+    assert all(p.grad is None for p in latest.parameters())
+    assert all(p.grad is None for p in policy.lm.parameters())
+    assert all(torch.equal(p, before[name]) for name, p in latest.named_parameters())
+    assert not torch.equal(policy.value_head.weight, latest.model.score.weight)
+    held = {name for name, _ in policy.named_parameters()}
+    assert {"value_head.weight", "value_head.bias"} <= held  # what a checkpoint holds
+    assert any(name.startswith("value_trunk.") for name in held)
+
+
+def test_a_value_model_from_heads_that_a_reader_weighs_starts_with_their_mean(policies, kit):
+    """brme's score is no linear function of its outputs; the mean over its heads is."""
+    one = kit.make(("brme", {"heads": 3}))
+    first = one.initial()
+    first.readers = one.plugins.readers
+    settings = {"trade_off": 0.5, "integration": "min"}
+    latest = first.with_head(one.ctx.draws, 6, reader="brme", settings=settings)
+    latest.calibration = Calibration(mean=-0.3, std=2.0)
+    policy = policies.make().policy().with_value("reward_model", latest)
+    _, values = policy.evaluate(batch(policy, [[100, 101]], [[102, 103]]))
+    states = latest.model.base_model(input_ids=torch.tensor([[100, 101, 102]]))[0][0]
+    means = latest.model.score(states)[1:, :3]  # the other three are stds
+    torch.testing.assert_close(values[0], (means.mean(-1) + 0.3) / 2.0, atol=1e-5, rtol=0)
 
 
 def test_a_copy_is_independent_and_has_no_value_head(policies):
