@@ -107,6 +107,10 @@ VARIANTS = {
         "k_wise", against="4 responses a prompt", overrides=FOURS
     ),
     "metarm": variant("metarm", quickstart=True),
+    "take_first_data": variant("", "take_first_data", data="take_first_data"),
+    "take_first_data, metarm": variant(
+        "metarm", "take_first_data, metarm", data="take_first_data", against="take_first_data"
+    ),
     # preference data
     NOISY: variant(NOISE, "gold_labels"),
     f"{NOISY}, flip": variant(f"{VOTES}, flip, {NOISE}", "strength flip", against=NOISY),
