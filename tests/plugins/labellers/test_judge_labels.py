@@ -19,10 +19,12 @@ from transformers import (
 )
 
 import ostinato
+from judge_kit import SHORT, TellsTexts, prefers_quality, quality
 from ostinato import UserError, load_config
 from ostinato.contract.batches import PolicyHandle
 from ostinato.engine.session import check
-from ostinato_plugins.labellers.judge_labels import TEMPLATE, JudgeLabels
+from ostinato_plugins.judge import TEMPLATE
+from ostinato_plugins.labellers.judge_labels import JudgeLabels
 
 ROOT = Path(__file__).parents[3]
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -31,11 +33,6 @@ FAMILIES = {
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 512, "bos_token_id": 1},
     "llama": {**SIZES, "intermediate_size": 32, "num_key_value_heads": 2},
 }
-SHORT = {"template": "{prompt}|{first}|{second}", "lead": ">"}
-
-
-def quality(text):
-    return text.count("a") - text.count("b")
 
 
 def pairs(count=24, seed=0, gold=True):
@@ -60,41 +57,6 @@ def random_lm(family):
             if parameter.ndim == 2:
                 torch.nn.init.normal_(parameter, std=0.3)
     return lm.eval()
-
-
-class TellsTexts:
-    """A language model that reads its text, and whose logits a function of the text decides.
-
-    ``logits(text)`` answers {token text: logit} for what follows; all else is -20. It knows the
-    texts that it was asked, without padding, in ``seen``.
-    """
-
-    device = torch.device("cpu")
-    config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(max_position_embeddings=4096))
-
-    def __init__(self, logits, tokenizer):
-        self.logits, self.tokenizer, self.seen = logits, tokenizer, []
-
-    def forward(self, input_ids, attention_mask):
-        made = torch.full((*input_ids.shape, 259), -20.0)
-        for row, (ids, mask) in enumerate(zip(input_ids, attention_mask, strict=True)):
-            text = self.tokenizer.decode(ids[mask.bool()])
-            self.seen.append(text)
-            for token, logit in self.logits(text).items():
-                made[row, int(mask.sum()) - 1, self.tokenizer.encode(token)[0]] = logit
-        return SimpleNamespace(logits=made)
-
-    __call__ = forward
-
-
-def prefers_quality(strength, bias):
-    """Answer A rather than B by strength x the difference in quality, and by its place."""
-
-    def logits(text):
-        first, second = text.split("|")[1:3]
-        return {"A": strength * (quality(first) - quality(second)) + bias, "B": 0.0}
-
-    return logits
 
 
 def judged(kit, data, lm=None, tokenizer=None, /, step=0, **settings):
