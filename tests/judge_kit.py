@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 
 SHORT = {"template": "{prompt}|{first}|{second}", "lead": ">"}
@@ -46,3 +47,26 @@ def prefers_quality(strength, bias):
         return {"A": strength * (quality(first) - quality(second)) + bias, "B": 0.0}
 
     return logits
+
+
+def by_definition(lm, tokenizer, data, template, lead, answers, temperature):
+    """P(first preferred), text by text in float64, an answer's tokens summed by the chain rule."""
+
+    def logprob(text, answer):
+        known, whole = (
+            tokenizer.encode(t, add_special_tokens=False) for t in (text, text + answer)
+        )
+        rows = lm(torch.tensor([whole])).logits[0].double().detach().numpy()
+        rows = rows - rows.max(1, keepdims=True)
+        table = rows - np.log(np.exp(rows).sum(1, keepdims=True))
+        return sum(table[t - 1, whole[t]] for t in range(len(known), len(whole)))
+
+    labels = []
+    for row in data:
+        odds = []
+        for first, second in ((row["first"], row["second"]), (row["second"], row["first"])):
+            asked = template.replace("{prompt}", row["prompt"]).replace("{first}", first)
+            asked = asked.replace("{second}", second) + "\n" + lead
+            odds.append(logprob(asked, answers[0]) - logprob(asked, answers[1]))
+        labels.append(1 / (1 + np.exp(-(odds[0] - odds[1]) / 2 / temperature)))
+    return np.array(labels)

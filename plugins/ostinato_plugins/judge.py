@@ -6,7 +6,7 @@ import inspect
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
-from pathlib import Path
+from os.path import expanduser, isdir
 from string import Formatter
 from typing import Any, Literal
 
@@ -70,7 +70,7 @@ class JudgeSettings(BaseModel):
     @field_validator("model")
     @classmethod
     def _there(cls, value: str | None) -> str | None:
-        if value and value.startswith((".", "/", "~")) and not Path(value).expanduser().is_dir():
+        if value and value.startswith((".", "/", "~")) and not isdir(expanduser(value)):
             raise ValueError(f"no folder '{value}'")
         return value
 
@@ -262,7 +262,7 @@ def loaded(model: str, tokenizer: str | None, dtype: str, key: str) -> tuple[Any
 
 
 def _from_pretrained(auto: str, name: str, key: str, **arguments: Any) -> Any:
-    path = str(Path(name).expanduser())
+    path = expanduser(name)
     try:
         return getattr(transformers, auto).from_pretrained(
             path, trust_remote_code=False, **arguments

@@ -17,6 +17,8 @@ from ostinato.config.sections import RunConfig
 from ostinato.config.worlds import placed, world_folder, world_settings, worlds
 from ostinato.config.yaml_files import parsed, read_file
 
+PATHS = ("model", "models", "tokenizer", "data", "against")  # settings that name files or folders
+
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """``above`` laid over ``below``, mapping by mapping; lists are replaced whole."""
@@ -111,15 +113,16 @@ def _anchor_paths(settings: dict[str, Any], folder: Path) -> None:
     for entry in listed if isinstance(listed, list) else ():
         parts += entry.values() if isinstance(entry, dict) else ()
 
-    def anchored(value: Any) -> Any:
+    def anchored(value: Any, named: bool) -> Any:
+        if isinstance(value, dict):
+            return {key: anchored(one, key in PATHS) for key, one in value.items()}
         if isinstance(value, list):
-            return [anchored(one) for one in value]
-        if not isinstance(value, str):
+            return [anchored(one, named) for one in value]
+        if not named or not isinstance(value, str):
             return value
         path = folder / Path(value).expanduser()
         return str(path.resolve()) if value.startswith((".", "~")) or path.exists() else value
 
     for part in parts:
-        for key in ("model", "models", "tokenizer", "data") if isinstance(part, dict) else ():
-            if key in part:  # type: ignore[operator]
-                part[key] = anchored(part[key])  # type: ignore[index]
+        if isinstance(part, dict):
+            part.update(anchored(part, named=False))

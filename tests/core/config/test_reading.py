@@ -194,6 +194,16 @@ def test_paths_in_the_settings_of_plugins_are_relative_to_the_run_file_too(write
     assert settings == {"data": here, "model": "org/name", "mode": "texts.jsonl"}
 
 
+def test_so_are_paths_in_a_section_of_their_settings(write: Write) -> None:
+    path = write(
+        "{world: toy, plugins: [{one: {against: ./run, judge: {model: ~/lm, lead: ./run}}}]}"
+    )
+    ((_, settings),) = load_config(path).wanted_plugins
+    home = str((Path.home() / "lm").resolve())
+    judge = {"model": home, "lead": "./run"}
+    assert settings == {"against": str(path.parent / "run"), "judge": judge}
+
+
 def test_the_folder_of_the_world_is_known_to_the_settings_of_plugins() -> None:
     changes = ["plugins=[{one: {data: '{world}/prompts.jsonl'}}]", "plugins.one.other='{world}/x'"]
     ((_, settings),) = load_config("toy", changes).wanted_plugins

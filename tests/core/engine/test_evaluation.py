@@ -12,6 +12,7 @@ from datasets import Dataset
 from scipy.stats import spearmanr
 
 import ostinato
+from ostinato.config.draws import Draws
 from ostinato.config.errors import NonFiniteError
 from ostinato.contract.context import Evaluation
 from ostinato.data.prompts import PromptSet
@@ -306,6 +307,35 @@ def test_evaluate_hooks_see_the_sample_and_their_numbers_join_the_row(policies, 
     torch.testing.assert_close(found.latest_of(sft), newest)
     assert torch.equal(found.latest_of(found.samples), found.latest)
     assert not torch.equal(found.latest, found.proxy)
+
+
+def test_further_draws_differ_by_purpose_and_not_by_who_drew_before(policies, monkeypatch):
+    """Each (purpose, policy) has its generator: whatever else a plugin, or another one, draws."""
+    made, policy = evaluator(policies)
+
+    def draws(*purposes):
+        seen = {}
+
+        def each(hook, ctx):
+            found = ctx.evaluation
+            for purpose in purposes:
+                seen[purpose] = found.draw(purpose).responses
+            seen["row"], seen["other"] = found.samples.responses, found.draw("two", found.sft)
+            yield "mine", {}
+
+        monkeypatch.setattr(made.plugins, "each", each)
+        made(policy, step=2)
+        return seen
+
+    one, two, both = draws("one"), draws("two"), draws("one", "two")
+    assert both["one"] == one["one"]
+    assert draws("two", "one")["two"] == two["two"] == both["two"]
+    assert both["one"] != both["two"]
+    assert both["row"] not in (both["one"], both["two"])
+    assert draws("evaluation")["row"] == both["row"] == draws()["row"]
+    assert both["other"].responses == draws()["other"].responses != both["two"]
+    made.ctx = made.ctx.at(draws=Draws(0, 2))
+    assert draws("one")["one"] != both["one"]  # in another iteration
 
 
 @pytest.mark.parametrize("value", [float("nan"), -np.inf, torch.tensor(float("inf"))])

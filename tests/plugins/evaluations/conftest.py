@@ -15,10 +15,11 @@ def evaluated(kit):
     """``(plugin, settings, draws, **scores)`` -> the plugin's metrics and the draws it asked for.
 
     A sample is a mapping of scores: ``proxy``, ``latest``, ``gold``. ``draws`` are those that the
-    policy draws one after the other, the first of them the row's own; ``sft`` those of SFT.
+    policy draws one after the other, the first of them the row's own; ``sft`` those of SFT. ``at``
+    is what else the context holds.
     """
 
-    def evaluate(name, settings, draws, sft=None, gold=True):
+    def evaluate(name, settings, draws, sft=None, gold=True, at=()):
         one = kit.make((name, settings))
         sft = sft or [{"proxy": [0.0], "latest": [0.0], "gold": [0.0]}]
         queues = {"policy": iter(draws[1:]), "sft": iter(sft[1:])}
@@ -47,7 +48,7 @@ def evaluated(kit):
             latest_of=of("latest"),
             gold_of=of("gold"),
         )
-        ctx = one.ctx.at(evaluation=found)
+        ctx = one.ctx.at(evaluation=found, **dict(at))
         return one.plugins.call(name, "evaluate", ctx=ctx), asked
 
     return evaluate

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import ostinato
 
 SMALL = [
@@ -19,7 +21,11 @@ ADDED = {"agreement", "best_of_n", "win_rate"}
 
 def test_a_run_has_the_same_numbers_with_and_without_them(tmp_path):
     plain = ostinato.run("toy", tmp_path / "plain", [*SMALL, "plugins=[worst_case]"])
-    wanted = "plugins=[worst_case, agreement, {best_of_n: {n: [2, 3]}}, win_rate]"
+    judge = {"template": "{prompt} {second} {first}", "lead": "overall"}
+    judge |= {"answers": [" great", " awful"]}
+    win_rate = {"judge": judge, "against": str(plain.directory)}
+    listed = ["worst_case", "agreement", {"best_of_n": {"n": [2, 3]}}, {"win_rate": win_rate}]
+    wanted = f"plugins={json.dumps(listed)}"
     rich = ostinato.run("toy", tmp_path / "rich", [*SMALL, wanted])
     added = set()
 
@@ -42,5 +48,6 @@ def test_a_run_has_the_same_numbers_with_and_without_them(tmp_path):
     } <= added
     assert {"agreement/accuracy", "agreement/spearman", "win_rate/tie"} <= added
     assert last["best_of_n/proxy_3"] > last["best_of_n/proxy_2"]
-    shares = [last[f"win_rate/{key}"] for key in ("win", "tie", "lose")]
-    assert abs(sum(shares) - 1) < 1e-9
+    for kind in ("", "judge_", "against_", "against_judge_"):
+        shares = [last[f"win_rate/{kind}{key}"] for key in ("win", "tie", "lose")]
+        assert abs(sum(shares) - 1) < 1e-9

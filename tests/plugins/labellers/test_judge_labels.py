@@ -19,7 +19,7 @@ from transformers import (
 )
 
 import ostinato
-from judge_kit import SHORT, TellsTexts, prefers_quality, quality
+from judge_kit import SHORT, TellsTexts, by_definition, prefers_quality, quality
 from ostinato import UserError, load_config
 from ostinato.contract.batches import PolicyHandle
 from ostinato.engine.session import check
@@ -69,29 +69,6 @@ def judged(kit, data, lm=None, tokenizer=None, /, step=0, **settings):
 
 
 # The probability, against the definition
-
-
-def by_definition(lm, tokenizer, data, template, lead, answers, temperature):
-    """Text by text in float64, each answer a sum over its tokens by the chain rule."""
-
-    def logprob(text, answer):
-        known, whole = (
-            tokenizer.encode(t, add_special_tokens=False) for t in (text, text + answer)
-        )
-        rows = lm(torch.tensor([whole])).logits[0].double().detach().numpy()
-        rows = rows - rows.max(1, keepdims=True)
-        table = rows - np.log(np.exp(rows).sum(1, keepdims=True))
-        return sum(table[t - 1, whole[t]] for t in range(len(known), len(whole)))
-
-    labels = []
-    for row in data:
-        odds = []
-        for first, second in ((row["first"], row["second"]), (row["second"], row["first"])):
-            asked = template.replace("{prompt}", row["prompt"]).replace("{first}", first)
-            asked = asked.replace("{second}", second) + "\n" + lead
-            odds.append(logprob(asked, answers[0]) - logprob(asked, answers[1]))
-        labels.append(1 / (1 + np.exp(-(odds[0] - odds[1]) / 2 / temperature)))
-    return np.array(labels)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
