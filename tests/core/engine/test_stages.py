@@ -189,7 +189,7 @@ def test_the_value_model_starts_from_the_newest_reward_model(tmp_path, monkeypat
         raw = latest.raw([prompts], [response[:-1]])  # all but the token that is valued
         scale = latest.calibration
         assert float(values[0, len(response) - 1]) == pytest.approx(
-            float((raw[0, 0] - scale.mean) / scale.std), abs=1e-4
+            float((raw[0, 0] - scale.zeros[0]) / scale.unit), abs=1e-4
         )
 
 

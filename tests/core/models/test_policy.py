@@ -154,7 +154,8 @@ def test_a_value_model_from_the_reward_model_starts_with_its_calibrated_scores(
 ):
     """The value at a token is the score of all that stands before it: by hand, row by row."""
     latest = kit.make(family=family).initial(outputs=outputs)
-    latest.calibration = Calibration(mean=0.7, std=0.25)
+    zeros = torch.arange(outputs) - 0.3
+    latest.calibration = Calibration(tuple(zeros.tolist()), unit=0.25)
     policy = policies.make(family).policy().with_value("reward_model", latest)
     with torch.no_grad():
         _, values = policy.evaluate(batch(policy, RAGGED, RESPONSES))
@@ -162,8 +163,9 @@ def test_a_value_model_from_the_reward_model_starts_with_its_calibrated_scores(
     for i, (prompt, response) in enumerate(zip(RAGGED, RESPONSES, strict=True)):
         for t in range(len(response)):
             text = torch.tensor([prompt + response[:t]])
-            raw = body.score(body.base_model(input_ids=text)[0])[0, -1].mean()
-            assert float(values[i, t]) == pytest.approx(float((raw - 0.7) / 0.25), abs=1e-4)
+            heads = body.score(body.base_model(input_ids=text)[0])[0, -1]
+            wanted = float((heads - zeros).mean() / 0.25)
+            assert float(values[i, t]) == pytest.approx(wanted, abs=1e-4)
         assert (values[i, len(response) :] == 0).all()
     whole = [p + r[:-1] for p, r in zip(RAGGED, RESPONSES, strict=True)]
     scored = latest._scores(latest.raw([w[:1] for w in whole], [w[1:] for w in whole])).score
@@ -196,12 +198,12 @@ def test_a_value_model_from_heads_that_a_reader_weighs_starts_with_their_mean(po
     first.readers = one.plugins.readers
     settings = {"trade_off": 0.5, "integration": "min"}
     latest = first.with_head(one.ctx.draws, 6, reader="brme", settings=settings)
-    latest.calibration = Calibration(mean=-0.3, std=2.0)
+    latest.calibration = Calibration((0.5, -0.3, 0.1), mean=-4.0, unit=2.0)  # mean: of the minimum
     policy = policies.make().policy().with_value("reward_model", latest)
     _, values = policy.evaluate(batch(policy, [[100, 101]], [[102, 103]]))
     states = latest.model.base_model(input_ids=torch.tensor([[100, 101, 102]]))[0][0]
     means = latest.model.score(states)[1:, :3]  # the other three are stds
-    torch.testing.assert_close(values[0], (means.mean(-1) + 0.3) / 2.0, atol=1e-5, rtol=0)
+    torch.testing.assert_close(values[0], (means.mean(-1) - 0.1) / 2.0, atol=1e-5, rtol=0)
 
 
 def test_a_copy_is_independent_and_has_no_value_head(policies):
