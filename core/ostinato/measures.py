@@ -292,12 +292,12 @@ def pairwise_accuracy(score_a: Sample, score_b: Sample, gold_a: Sample, gold_b: 
 def kl_buckets(
     kl: Sample, gold: Sample, edges: Sequence[float]
 ) -> list[tuple[float, float, float, int]]:
-    """Points of all seeds aggregated by KL: a list of (centre, mean, std, count), by rising KL.
+    """Points of all seeds aggregated by KL: a list of (KL, mean, std, count), by rising KL.
 
     kl (n,), nats per response, and gold (n,), one entry a point; edges (k + 1,) strictly rising
-    make k buckets [low, high), the last closed, as numpy.histogram. centre is the middle of a
-    bucket; mean and population std are those of its gold rewards. Empty buckets are left out, as
-    are points outside the edges (Wolf et al. 2025, appendix A and figures 4 to 6; the paper names
+    make k buckets [low, high), the last closed, as numpy.histogram. A bucket stands at the mean KL
+    of its points; mean and population std are those of their gold. Empty buckets are left out, as
+    are points outside the edges (Wolf et al. 2025, appendix A.1 and figures 4 to 6; the paper names
     neither the edges nor the kind of std). Raises ValueError when lengths differ, a value is not
     finite, or edges are fewer than two or do not rise.
     """
@@ -308,10 +308,11 @@ def kl_buckets(
     buckets: list[tuple[float, float, float, int]] = []
     for i, (low, high) in enumerate(pairwise(bounds)):
         below = kls <= high if i == len(bounds) - 2 else kls < high
-        inside = golds[(kls >= low) & below]
-        if len(inside):
-            std = inside.std(correction=0).item()
-            buckets.append(((low + high) / 2, inside.mean().item(), std, len(inside)))
+        inside = (kls >= low) & below
+        if bool(inside.any()):
+            here = golds[inside]
+            std = here.std(correction=0).item()
+            buckets.append((kls[inside].mean().item(), here.mean().item(), std, len(here)))
     return buckets
 
 

@@ -359,9 +359,9 @@ def test_kl_buckets_by_hand() -> None:
     kl = [0.0, 0.5, 1.0, 4.0, -0.1, 4.1]  # 1.0 opens the second, 4.0 closes the last, two are out
     gold = [1.0, 3.0, 10.0, 7.0, 99.0, 99.0]
     assert measures.kl_buckets(kl, gold, [0, 1, 2, 3, 4]) == [
-        (0.5, 2.0, 1.0, 2),
-        (1.5, 10.0, 0.0, 1),
-        (3.5, 7.0, 0.0, 1),
+        (0.25, 2.0, 1.0, 2),  # at the mean KL of its points
+        (1.0, 10.0, 0.0, 1),
+        (4.0, 7.0, 0.0, 1),
     ]
 
 
@@ -369,9 +369,13 @@ def test_kl_buckets_match_scipy(rng: np.random.Generator) -> None:
     kl, gold = rng.uniform(0, 10, 500), rng.normal(size=500)
     edges = np.linspace(0, 10, 8)
     got = np.array(measures.kl_buckets(torch.tensor(kl), torch.tensor(gold), edges.tolist()))
-    np.testing.assert_allclose(got[:, 0], (edges[1:] + edges[:-1]) / 2)
-    for column, statistic in ((1, "mean"), (2, "std"), (3, "count")):
-        expected = stats.binned_statistic(kl, gold, statistic, edges).statistic
+    for column, values, statistic in (
+        (0, kl, "mean"),
+        (1, gold, "mean"),
+        (2, gold, "std"),
+        (3, gold, "count"),
+    ):
+        expected = stats.binned_statistic(kl, values, statistic, edges).statistic
         np.testing.assert_allclose(got[:, column], expected, atol=1e-12)
 
 
