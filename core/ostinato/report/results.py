@@ -2,18 +2,62 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
+from pydantic import BaseModel, Field, ValidationError
 
 from ostinato.config.errors import UserError
 from ostinato.config.reading import flat
+from ostinato.config.yaml_files import read_file
+from ostinato.report.tables import known, number, readable
 
 UNCOMPARED = ("seed", "backend", "checkpoint_every")  # what two runs of one group may differ in
+WIDEST = 100  # characters of a group's title
+
+
+class _Config(BaseModel, strict=True):
+    seed: int
+    iterations: int
+    plugins: list[str | dict[str, Any]] = []
+
+
+class _Plugin(BaseModel, strict=True):
+    name: str
+    hooks: list[str]
+    distribution: str
+    version: str
+
+
+class _Facts(BaseModel, strict=True):
+    """What a report reads of run.yaml."""
+
+    config: _Config
+    plugins: list[_Plugin]
+
+
+class _Sample(BaseModel, strict=True):
+    prompt: str
+    response: str
+
+
+class _Row(BaseModel, strict=True):
+    """What a report reads of any row of metrics.jsonl, beside measures."""
+
+    kind: str
+    iteration: int
+    step: int = 0
+    samples: list[_Sample] = []
+
+
+class _Evaluation(_Row, strict=True):
+    kl: Annotated[float, Field(ge=0)] | None = None
 
 
 @dataclass(frozen=True)
@@ -41,19 +85,30 @@ class RunRecord:
         return [row for row in self.rows if row["kind"] == "eval"]
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: cannot be read: {error.strerror}") from None
+
+
 def read_run(path: Path) -> RunRecord:
     """A run's folder; UserError in one sentence where it is none, damaged, or too young."""
-    if not path.is_dir():
-        raise UserError(f"{path}: no such run folder")
-    record, metrics = path / "run.yaml", path / "metrics.jsonl"
-    if not record.is_file():
-        raise UserError(f"{path}: holds no run.yaml, so it is not a run's folder")
-    try:
-        facts = yaml.safe_load(record.read_text(encoding="utf-8"))
-        dict(facts["config"]), dict(facts["owners"]), list(facts["plugins"])
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
-        raise UserError(f"{record}: is damaged and cannot be read") from None
-    found = RunRecord(path, facts, _rows(metrics))
+    record = path / "run.yaml"
+    with _reading(path):
+        if not path.is_dir():
+            what = "is a file, not a run's folder" if path.exists() else "no such run folder"
+            raise UserError(f"{path}: {what}")
+        if not record.is_file():
+            raise UserError(f"{path}: holds no run.yaml, so it is not a run's folder")
+        facts = read_file(record)
+        try:
+            _Facts.model_validate(facts)
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"]))
+            raise UserError(f"{record}: is damaged at '{where}', and cannot be shown") from None
+        found = RunRecord(path, facts, _rows(path))
     if not found.iterations:
         raise UserError(
             f"{path}: no iteration is finished yet; let the run go on first{_so_far(found)}"
@@ -66,28 +121,61 @@ def _so_far(run: RunRecord) -> str:
     if not run.evaluations:
         return ""
     last = run.evaluations[-1]
-    known = [
-        f"{name} {last[key]:+.2f}"
-        for name, key in (("gold", "gold_reward"), ("proxy", "proxy_reward"), ("KL", "kl"))
-        if isinstance(last.get(key), int | float)
-    ]
+    measures = (
+        ("gold wins", "gold_wins", ".0%"),
+        ("proxy wins", "proxy_wins", ".0%"),
+        ("KL", "kl", ".2f"),
+    )
+    said = [f"{name} {number(last[key], form)}" for name, key, form in measures if known(last, key)]
     count = len(run.evaluations)
-    return f" ({count} evaluation{'s' * (count > 1)}; rollout {last['step']}: {', '.join(known)})"
+    return f" ({count} evaluation{'s' * (count > 1)}; rollout {last['step']}: {', '.join(said)})"
 
 
-def _rows(metrics: Path) -> list[dict[str, Any]]:
+def _finite(text: str) -> float:
+    """A number of JSON; what Python alone takes, and what a float cannot hold, is none."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return int(text) if text.lstrip("-").isdigit() else value
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
     """All whole rows; a last line without its end is one that is being written."""
+    metrics = folder / "metrics.jsonl"
     if not metrics.is_file():  # nothing was logged yet
         return []
-    whole, _, _ = metrics.read_bytes().rpartition(b"\n")
+    marks = sorted(_marks(folder))  # before the rows, or a run that goes on may be ahead of them
+    text = metrics.read_bytes()
+    digest, at = hashlib.sha256(), 0
+    for length, noted, done in marks:
+        digest.update(text[at:length])
+        at = length
+        if digest.hexdigest() != noted:
+            raise UserError(
+                f"{metrics}: is not what {done} noted of it, so its numbers are not shown; one of "
+                "the two was changed since the run wrote them, restore it"
+            )
     rows = []
-    for i, line in enumerate(whole.splitlines(), start=1):
+    for i, line in enumerate(text.rpartition(b"\n")[0].splitlines(), start=1):
         try:
-            row = json.loads(line)
-            rows.append({**row, "kind": row["kind"], "iteration": int(row["iteration"])})
-        except (ValueError, TypeError, KeyError):
+            row = json.loads(line, parse_int=_finite, parse_float=_finite, parse_constant=_finite)
+            (_Evaluation if row["kind"] in ("eval", "iteration") else _Row).model_validate(row)
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise UserError(f"{metrics}: line {i} is damaged, expected a metrics row") from None
+        rows.append(row)
     return rows
+
+
+def _marks(folder: Path) -> Iterator[tuple[int, str, Path]]:
+    """What each finished stage noted of metrics.jsonl: its length then, and the checksum."""
+    for done in folder.glob("iteration-*/*/done.json"):
+        try:
+            mark = json.loads(done.read_bytes())["metrics"]
+            noted = int(mark["bytes"]), str(mark["sha256"]), done
+        except (ValueError, TypeError, LookupError):
+            continue  # what cannot be read says nothing of the rows
+        if not done.parent.name.startswith("cache-"):  # made while rows were held back
+            yield noted
 
 
 @dataclass(frozen=True)
@@ -101,14 +189,26 @@ class Group:
     def seeds(self) -> list[int]:
         return sorted({run.config["seed"] for run in self.runs})
 
-    def values(self, iteration: int, key: str) -> list[float]:
-        """A measure at an iteration, one value a run that has it."""
-        found = [r for run in self.runs for r in run.iterations if r["iteration"] == iteration]
-        return [float(r[key]) for r in found if isinstance(r.get(key), int | float)]
-
     @property
     def iterations(self) -> list[int]:
         return sorted({row["iteration"] for run in self.runs for row in run.iterations})
+
+    @property
+    def evaluated(self) -> list[int]:
+        """The iterations again, and one that is not finished yet."""
+        return sorted({row["iteration"] for run in self.runs for row in run.evaluations})
+
+    def values(self, iteration: int, key: str) -> list[float]:
+        """A measure at an iteration's end, one value a run that has it."""
+        found = [r for run in self.runs for r in run.iterations if r["iteration"] == iteration]
+        return [float(r[key]) for r in found if known(r, key)]
+
+    def points(self, iteration: int, *keys: str) -> list[tuple[float, ...]]:
+        """Measures of an iteration's evaluations, all runs together, where all are known."""
+        found = [r for run in self.runs for r in run.evaluations if r["iteration"] == iteration]
+        return [
+            tuple(float(r[key]) for key in keys) for r in found if all(known(r, k) for k in keys)
+        ]
 
 
 def groups_of(runs: Sequence[RunRecord]) -> list[Group]:
@@ -132,20 +232,56 @@ def groups_of(runs: Sequence[RunRecord]) -> list[Group]:
 
 
 def titles(groups: Sequence[Group]) -> list[str]:
-    """What tells the groups apart: the settings in which they differ."""
-    every = [flat(group.settings) for group in groups]
-    keys = list(dict.fromkeys(k for s in every for k in s))
-    differing = [k for k in keys if len({str(s.get(k)) for s in every}) > 1]
+    """What tells the groups apart: the settings in which they differ, in brief."""
+    every = [_settings(group) for group in groups]
+    keys = dict.fromkeys(key for settings in every for key in settings)
+    differing = {
+        key: _apart({i: s[key] for i, s in enumerate(every) if key in s})
+        for key in keys
+        if len({repr(s.get(key, keys)) for s in every}) > 1
+    }
+    made = []
+    for i, group in enumerate(groups):
+        names = [readable(key.removeprefix("plugins.")) for key in differing]
+        pairs = zip(names, differing.values(), strict=True)
+        parts = [f"{name} {texts[i]}".strip() for name, texts in pairs if i in texts]
+        if differing and not parts:
+            parts = [f"without {name}" for name in names]
+        if not differing:
+            parts = [_brief(group.settings.get("world") or str(group.runs[0].path.resolve()))]
+        fit = [n for n in range(len(parts)) if len(", ".join(parts[: n + 1])) <= WIDEST] or [0]
+        more = len(parts) - len(fit)
+        made.append(", ".join(parts[: len(fit)]) + (f" and {more} more" if more else ""))
     return [
-        ", ".join(f"{key} {_short(settings.get(key))}" for key in differing)
-        or str(group.settings.get("world") or group.runs[0].path)
-        for group, settings in zip(groups, every, strict=True)
+        title if made.count(title) == 1 else f"{title} ({readable(group.runs[0].path.name)})"
+        for title, group in zip(made, groups, strict=True)
     ]
 
 
-def _short(value: Any) -> str:
+def _settings(group: Group) -> dict[str, Any]:
+    """A group's settings as ``a.b.c`` keys, those of its plugins by their names."""
+    listed = [e if isinstance(e, dict) else {e: {}} for e in group.settings.get("plugins", ())]
+    named = {name: settings or {} for entry in listed for name, settings in entry.items()}
+    settings = {k: v for k, v in group.settings.items() if k != "plugins"}
+    return flat({**settings, **({"plugins": named} if named else {})})
+
+
+def _apart(values: Mapping[int, Any]) -> dict[int, str]:
+    """Values in brief; of paths the parts in which they differ."""
+    paths = {i: Path(v).parts for i, v in values.items() if str(v).startswith("/")}
+    if len(paths) < max(2, len(values)):
+        return {i: _brief(value) for i, value in values.items()}
+    shared = set.intersection(*map(set, paths.values()))
+    own = {i: [p for p in parts if p not in shared] or parts[-1:] for i, parts in paths.items()}
+    return {i: _brief("/".join(parts)) for i, parts in own.items()}
+
+
+def _brief(value: Any) -> str:
+    """A setting as a title has it; nothing of a plugin without settings."""
     if isinstance(value, list):
-        return "[" + ", ".join(_short(v) for v in value) + "]"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k}: {_short(v)}" for k, v in value.items())
-    return "null" if value is None else str(value)
+        return "[" + ", ".join(_brief(v) for v in value) + "]"
+    if isinstance(value, dict):
+        return ""
+    text = readable("null" if value is None else str(value))
+    text = Path(text).name if text.startswith("/") else text
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -3,46 +3,58 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 LEGEND = {
-    "gold": "what the responses are really worth, by the gold model that stands for a person; "
-    "0 is the SFT policy, in units of the spread over its responses",
-    "proxy": "what the trained reward model says they are worth: what the policy is optimised on",
-    "gap": "proxy minus gold on one scale: how far the proxy is over-optimised; 0 is honest",
+    "gold": "what the responses are worth by the gold model, which stands for a person; in "
+    "standard deviations of gold over the SFT policy's responses, whose mean is 0",
+    "peak": "the highest gold of an iteration; above the last one, the policy went too far",
+    "proxy": "what the reward that the policy is optimised on says they are worth, likewise",
+    "gold wins": "prompts on which the policy's response beats the SFT policy's, by gold; 50% is "
+    "no better, whatever the scale of gold",
+    "proxy wins": "the same by the proxy",
+    "gap": "proxy wins minus gold wins, from -1 to 1, ± its standard error: how far the proxy "
+    "promises more than gold keeps; 0 is honest",
     "latest": "the gap of the newest reward model alone; a minimum over models flatters the gap",
     "KL": "how far the policy has moved from the SFT policy, in nats per response",
-    "MMD": "how differently proxy and gold are distributed; 0 is alike",
-    "accuracy": "held-out pairs that the newest reward model puts in the labels' order",
+    "spearman": "whether the proxy ranks the policy's own responses as gold does; 1 is alike, 0 "
+    "is chance",
+    "MMD": "how differently proxy and gold are distributed, each on its own scale; 0 is alike",
+    "accuracy": "held-out pairs that the newest reward model puts in gold's order",
 }
 
 # (heading, key of the row, format) of one evaluation, of one iteration, and over several runs.
 EVALUATION = (
-    ("gold", "gold_reward", "+.2f"),
-    ("proxy", "proxy_reward", "+.2f"),
+    ("gold", "gold_sft_std", "+.2f"),
+    ("proxy", "proxy_sft_std", "+.2f"),
+    ("gold wins", "gold_wins", ".0%"),
+    ("proxy wins", "proxy_wins", ".0%"),
     ("gap", "gap", "+.2f"),
     ("KL", "kl", ".2f"),
     ("length", "length", ".1f"),
 )
 ITERATION = (
-    ("gold", "gold_reward", "+.2f"),
+    ("gold", "gold_sft_std", "+.2f"),
     ("peak", "peak_gold", "+.2f"),
-    ("proxy", "proxy_reward", "+.2f"),
-    ("gap", "gap", "+.2f"),
+    ("gold wins", "gold_wins", ".0%"),
+    ("proxy wins", "proxy_wins", ".0%"),
+    ("gap", "gap", "+.2f ±"),  # with its standard error
     ("latest", "gap_latest", "+.2f"),
     ("KL", "kl", ".2f"),
-    ("MMD", "mmd", ".3f"),
+    ("spearman", "spearman", ".2f"),
     ("accuracy", "accuracy", ".0%"),
 )
-OVER_RUNS = (
-    ("gold", "gold_reward", "+.2f"),
-    ("gap", "gap", "+.2f"),
-    ("latest", "gap_latest", "+.2f"),
-    ("KL", "kl", ".2f"),
-    ("MMD", "mmd", ".3f"),
-    ("accuracy", "accuracy", ".2f"),
-)
+OVER_RUNS = tuple((h, key, form.removesuffix(" ±")) for h, key, form in ITERATION if h != "peak")
+MMD = ("MMD", "mmd", ".3f")  # on pages, where there is room
+
+WINS = {"gold_wins": "gold wins", "proxy_wins": "proxy wins"}
+SATURATED = 0.98
+
+
+def known(row: Mapping[str, Any], key: str) -> bool:
+    """Whether a row has this number."""
+    return isinstance(row.get(key), int | float)
 
 
 def number(value: Any, form: str) -> str:
@@ -51,6 +63,14 @@ def number(value: Any, form: str) -> str:
         return "–"
     text = format(value, form)
     return text[1:] if text[0] == "-" and not any(c in "123456789" for c in text) else text
+
+
+def measured(row: Mapping[str, Any], key: str, form: str) -> str:
+    """A measure of a row, with its standard error where the format ends in ``±``."""
+    text = number(row.get(key), form.removesuffix(" ±"))
+    if not form.endswith("±") or not known(row, f"{key}_se"):
+        return text
+    return f"{text} ±{number(row[f'{key}_se'], '.2f')}"
 
 
 def spread(values: Sequence[float], form: str) -> str:
@@ -63,6 +83,26 @@ def spread(values: Sequence[float], form: str) -> str:
     return f"{mean} ± {number(statistics.stdev(values), form.removeprefix('+'))}"
 
 
+def saturation(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence where so many prompts are won that their shares tell little; else nothing."""
+    high = [
+        (row["iteration"], key) for row in rows for key in WINS if (row.get(key) or 0) > SATURATED
+    ]
+    if not high:
+        return ""
+    names = " and ".join(name for key, name in WINS.items() if key in {key for _, key in high})
+    where = ", ".join(map(str, sorted({k for k, _ in high})))
+    return (
+        f"Saturated: {names} above {SATURATED:.0%} in iteration {where}; a gap between shares so "
+        "near 1 says little, so look at gold, proxy and spearman."
+    )
+
+
+def printable(text: str) -> str:
+    """What a terminal would obey or not show becomes a middle dot; line ends stay."""
+    return "".join(c if c.isprintable() or c == "\n" else "·" for c in text)
+
+
 def readable(text: str) -> str:
-    """One line; what a terminal would obey or not show becomes a middle dot."""
-    return "".join(c if c.isprintable() else "·" for c in " ".join(text.split()))
+    """The same on one line."""
+    return printable(" ".join(text.split()))

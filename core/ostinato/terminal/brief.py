@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ostinato.config.sections import ModelSection, RunConfig
 from ostinato.contract.hookspecs import KINDS
 from ostinato.contract.plugins import Plugins
-from ostinato.report.tables import LEGEND
-from ostinato.terminal.printing import STYLES, show
+from ostinato.report.tables import LEGEND, MMD
+from ostinato.terminal.printing import STYLES, Screen, show
 
 
 def hook_owners(config: RunConfig, plugins: Plugins) -> list[tuple[str, str, bool]]:
@@ -37,7 +36,7 @@ def sources(config: RunConfig) -> list[tuple[str, str]]:
     found = {
         "policy": _weights(config.policy),
         "reward model": _weights(config.reward_model),
-        "gold": gold or "none: no gold, gap and MMD",
+        "gold": gold or "none: no gold, gap, spearman and MMD",
         "prompts": str(config.prompts.data),
     }
     return [(key, _of_world(value, config.world)) for key, value in found.items()]
@@ -64,18 +63,19 @@ def brief(config: RunConfig, plugins: Plugins, facts: Iterable[tuple[str, str]])
 
 
 def legend() -> Table:
-    """What the measures mean."""
+    """What the measures mean that the terminal shows."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(style="dim")
     for name, meaning in LEGEND.items():
-        table.add_row(Text(name, style=STYLES.get(name, "bold")), meaning)
+        if name != MMD[0]:
+            table.add_row(Text(name, style=STYLES.get(name, "bold")), meaning)
     return table
 
 
 def show_check(source: str, config: RunConfig, plugins: Plugins) -> None:
     """What ``ostinato check`` says of a valid run."""
-    console = Console(highlight=False)
+    console = Screen()
     facts = [
         *sources(config),
         ("iterations", f"{config.iterations} of {config.rl.rollouts} rollouts"),

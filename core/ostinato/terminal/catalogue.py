@@ -10,13 +10,13 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ostinato.config.errors import UserError
 from ostinato.contract.discovery import Found, discover, find, hooks_of, summary_of
 from ostinato.contract.hookspecs import KINDS
+from ostinato.terminal.printing import Screen
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def show_all(found: list[Entry]) -> None:
             if own == origin:
                 table.add_row(entry.found.name, "\n".join(entry.hooks), _what(entry))
         table.add_section()
-    console = Console(highlight=False)
+    console = Screen()
     console.print(table)
     console.print("ostinato plugins NAME shows a plugin's settings.", style="dim")
 
@@ -95,7 +95,7 @@ def _what(entry: Entry) -> Text:
 
 def show_one(entry: Entry) -> None:
     """A plugin's docstring, hooks and settings."""
-    console = Console(highlight=False)
+    console = Screen()
     origin = f"{entry.found.distribution} {entry.found.version}"
     console.print(Text.assemble((entry.found.name, "bold"), (f"  {origin}", "dim")))
     console.print(Text(inspect.getdoc(entry.plugin) or ""))

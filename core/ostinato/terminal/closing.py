@@ -15,21 +15,23 @@ from rich.text import Text
 from ostinato.config.sections import RunConfig
 from ostinato.contract.discovery import discover, hooks_of
 from ostinato.contract.plugins import Plugins
-from ostinato.report.tables import number
+from ostinato.report.tables import ITERATION, known, measured, saturation
 from ostinato.terminal.printing import Row
 
 
 def _verdict(rows: Sequence[Row]) -> list[str]:
-    """What the table says, in a sentence; nothing where there is no gold or one iteration."""
-    golds = [row.get("gold_reward") for row in rows]
-    if len(rows) < 2 or any(g is None for g in golds):
-        return []
+    """What the table says, in a sentence or two; nothing of what was not measured."""
     first, last = rows[0], rows[-1]
-    return [
-        f"From iteration {first['iteration']} to {last['iteration']} gold went from "
-        f"{number(golds[0], '+.2f')} to {number(golds[-1], '+.2f')} and the gap from "
-        f"{number(first['gap'], '+.2f')} to {number(last['gap'], '+.2f')}."
+    moved = [
+        f"{name} from {measured(first, key, form)} to {measured(last, key, form)}"
+        for name, key, form in ITERATION
+        if name in ("gold", "gold wins", "gap") and known(first, key) and known(last, key)
     ]
+    said = [saturation(rows)]
+    if moved and len(rows) > 1:
+        listed = ", ".join(moved).replace(" from", " went from", 1)
+        said.insert(0, f"From iteration {first['iteration']} to {last['iteration']} {listed}.")
+    return list(filter(None, said))
 
 
 def other_plugins(config: RunConfig, plugins: Plugins) -> str | None:

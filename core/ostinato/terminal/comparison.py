@@ -5,46 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ostinato.report.gold_against_kl import Frontier, frontiers
+from ostinato.config.errors import UserError
+from ostinato.report.gold_against_kl import FIT, FIT_HEADS, NONE, Frontier, frontiers
 from ostinato.report.pages import comparison_page, run_page, write_page
-from ostinato.report.results import Group, groups_of, read_run, titles
-from ostinato.report.tables import OVER_RUNS, number, spread
-from ostinato.terminal.printing import show
+from ostinato.report.results import Group, RunRecord, groups_of, read_run, titles
+from ostinato.report.tables import OVER_RUNS, number, saturation, spread
+from ostinato.terminal.printing import Screen, numbers, show
 
 
 def table_of(group: Group) -> Table:
     """The last evaluation of each iteration, mean and standard deviation over the runs."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("iter.", justify="right")
-    for heading, _, _ in OVER_RUNS:
-        table.add_column(heading, justify="right")
-    for iteration in group.iterations:
-        # the deviation below the mean, or six measures do not fit into 80 columns
-        cells = [
-            spread(group.values(iteration, key), form).replace(" ±", "\n±")
-            for _, key, form in OVER_RUNS
-        ]
-        table.add_row(str(iteration), *cells)
-    return table
-
-
-def buckets_of(frontier: Frontier) -> Table:
-    """Gold by bucket of KL, mean and standard deviation over the evaluations of all runs."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("KL")
-    for centre, _, _, _ in frontier.buckets:
-        table.add_column(number(centre, ".2f"), justify="right")
-    columns = [
-        (number(mean, "+.2f"), f"± {number(std, '.2f')}", str(count))
-        for _, mean, std, count in frontier.buckets
+    rows = [
+        # the deviation below the mean, or eight measures do not fit into 80 columns
+        [str(k), *(spread(group.values(k, key), f).replace(" ±", "\n±") for _, key, f in OVER_RUNS)]
+        for k in group.iterations
     ]
-    for name, cells in zip(("gold", "", "points"), zip(*columns, strict=True), strict=True):
-        table.add_row(name, *cells)
+    return numbers(["iter.", *(heading for heading, _, _ in OVER_RUNS)], rows)
+
+
+def buckets_of(found: Sequence[Frontier]) -> Table:
+    """Gold by iteration and bucket of KL, mean and deviation over the evaluations of all runs."""
+    places = sorted({place for frontier in found for place in frontier.placed})
+    heads = [f"to {number(found[0].edges[p + 1], '.2f')}" if p else "at 0" for p in places]
+    rows = []
+    for frontier in found:
+        cells = [frontier.placed.get(place, (0.0, None, None, 0)) for place in places]
+        text = [
+            number(mean, "+.2f") + (f"\n± {number(std, '.2f')}" if count > 1 else "")
+            for _, mean, std, count in cells
+        ]
+        rows.append([str(frontier.iteration), *text])
+    return numbers(["iter.", *heads], rows)
+
+
+def fits_of(found: Sequence[Frontier]) -> Table:
+    """Gao's fit to each iteration, and its peak."""
+    table = numbers(FIT_HEADS, [frontier.cells() for frontier in found])
+    table.columns[-1].justify = "left"
     return table
 
 
@@ -59,18 +59,53 @@ def heading_of(group: Group, title: str) -> Text:
 
 
 def report_runs(paths: Sequence[Path], out: Path | None = None) -> None:
-    """Print the runs by iteration; write report.html into each, and the comparison to ``out``."""
-    runs = [read_run(path) for path in paths]
+    """Print the runs by iteration; write report.html into each, and the comparison to ``out``.
+
+    A path that holds no run to show, and a page that cannot be written into a run, is a warning.
+    """
+    runs = _runs(paths)
     groups = groups_of(runs)
-    console = Console(highlight=False)
-    for group, title, frontier in zip(groups, titles(groups), frontiers(groups), strict=True):
-        show(console, "", heading_of(group, title), table_of(group))
-        if frontier.buckets:
-            show(console, buckets_of(frontier))
-        show(console, frontier.words())
-    written = [(run.path / "report.html", run_page(run)) for run in runs]
+    screen = Screen()
+    for group, title, found in zip(groups, titles(groups), frontiers(groups), strict=True):
+        show(screen, "", heading_of(group, title), table_of(group))
+        if said := saturation([row for run in group.runs for row in run.iterations]):
+            show(screen, said)
+        if found:
+            show(screen, "Gold by KL:", buckets_of(found), "Gao's fit:", fits_of(found))
+        else:
+            show(screen, NONE)
+    if any(frontiers(groups)):
+        show(screen, FIT, "")
+    written = []
+    for run in runs:
+        try:
+            write_page(run.path / "report.html", run_page(run))
+            written.append(str(run.path / "report.html"))
+        except UserError as error:
+            _warn(str(error))
+    if len(written) > 1:
+        written = [f"report.html in {len(written)} run folders"]
     if out is not None:
-        written.append((out, comparison_page(groups, titles(groups))))
-    for file, page in written:
-        write_page(file, page)
-        show(console, f"written: {file}")
+        write_page(out, comparison_page(groups, titles(groups)))
+        written.append(str(out))
+    if written:
+        show(screen, f"written: {', '.join(written)}")
+
+
+def _runs(paths: Sequence[Path]) -> list[RunRecord]:
+    """The runs that can be shown; UserError where there is none."""
+    runs, problems = [], []
+    for path in paths:
+        try:
+            runs.append(read_run(path))
+        except UserError as error:
+            problems.append(str(error))
+    if not runs:
+        raise UserError("\n".join(problems))
+    for problem in problems:
+        _warn(f"left out: {problem}")
+    return runs
+
+
+def _warn(text: str) -> None:
+    Screen(stderr=True).print(f"warning: {text}", style="yellow", soft_wrap=True)

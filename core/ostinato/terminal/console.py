@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from types import TracebackType
 
-from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -26,10 +25,10 @@ from rich.text import Text
 from ostinato.config.errors import Pause
 from ostinato.config.sections import RunConfig
 from ostinato.contract.events import Event
-from ostinato.report.tables import EVALUATION, ITERATION, number, readable
+from ostinato.report.tables import EVALUATION, ITERATION, measured, number, readable
 from ostinato.terminal.brief import brief, legend, sources
 from ostinato.terminal.closing import _next_commands, _next_steps, _verdict, other_plugins
-from ostinato.terminal.printing import STYLES, Row, show
+from ostinato.terminal.printing import STYLES, Row, Screen, numbers, show
 
 STAGES = {
     "sft": "Training the SFT policy",
@@ -75,14 +74,9 @@ class _Count(ProgressColumn):
 
 def iteration_table(rows: Sequence[Row]) -> Table:
     """One line an iteration, at its last evaluation."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
-    table.add_column("iteration", justify="right")
-    for heading, _, _ in ITERATION:
-        table.add_column(heading, justify="right", style=STYLES.get(heading, ""), no_wrap=True)
-    for row in rows:
-        cells = [number(row.get(key), form) for _, key, form in ITERATION]
-        table.add_row(str(row["iteration"]), *cells)
-    return table
+    heads = ["iter.", *(heading for heading, _, _ in ITERATION)]
+    cells = ([measured(row, key, form) for _, key, form in ITERATION] for row in rows)
+    return numbers(heads, [[str(row["iteration"]), *c] for row, c in zip(rows, cells, strict=True)])
 
 
 class RunConsole:
@@ -96,7 +90,7 @@ class RunConsole:
     ) -> None:
         self.source = source
         self.overrides = overrides
-        self.console = console or Console(highlight=False)
+        self.console = console or Screen()
         self.live = self.console.is_interactive
         self.started = time.monotonic()
         self.iterations = 0
@@ -106,7 +100,7 @@ class RunConsole:
         self.evaluations: list[Row] = []
         self.bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             _Count(),
             _Rate(),
@@ -155,7 +149,7 @@ class RunConsole:
         if self.live:
             self.console.print(Rule(Text(title, style="bold"), align="left", style="dim"))
         else:
-            self.console.print(f"== {title}", soft_wrap=True)
+            self.console.print(Text(f"== {title}"), soft_wrap=True)
 
     def _run_started(self, event: Event) -> None:
         config: RunConfig = event.data["config"]
@@ -238,12 +232,12 @@ class RunConsole:
         row = event.data["row"]
         self.evaluations.append({"step": event.step, **row})
         if self.heading_due:
-            heads = [f"{heading:>7}" for heading, _, _ in EVALUATION]
-            self._line(" ".join(["rollout", *heads]), "bold")
+            self._line("".join(["rollout", *(_wide(h, h) for h, _, _ in EVALUATION)]), "bold")
             self.heading_due = False
         line = Text(f"{event.step:>7}")
         for heading, key, form in EVALUATION:
-            line.append(f" {number(row.get(key), form):>7}", style=STYLES.get(heading, ""))
+            text = number(row.get(key), form)
+            line.append(_wide(text, heading), style=STYLES.get(heading, ""))
         self._line(line)
 
     def _iteration_finished(self, event: Event) -> None:
@@ -275,6 +269,11 @@ class RunConsole:
         show(self.console, *_verdict(event.data["rows"]))
         again = _next_commands(self.source, self.overrides, self.seed, self.other)
         show(self.console, "", *_next_steps(event.data["directory"], again))
+
+
+def _wide(text: str, heading: str) -> str:
+    """A cell of the lines of evaluations."""
+    return f" {text:>{max(7, len(heading))}}"
 
 
 def _described(stage: str, row: Row) -> str:

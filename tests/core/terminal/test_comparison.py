@@ -1,46 +1,16 @@
-"""Reports of finished runs: means over seeds, and the pages."""
+"""Reports of finished runs on the terminal: means over seeds, and what cannot be shown."""
 
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from finished_runs import make_run
+from finished_runs import change_rows, make_run
 from ostinato.config.errors import UserError
-from ostinato.contract.events import Event
-from ostinato.report.pages import run_page, write_report
-from ostinato.report.results import read_run
 from ostinato.terminal.comparison import report_runs
-
-
-class Page(HTMLParser):
-    """Checks that tags close in order; keeps them, and what they refer to."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.references: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.references += [v or "" for k, v in attrs if k in {"src", "href", "xlink:href"}]
-        if tag not in {"meta", "br"}:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.references += [v or "" for k, v in attrs if k in {"src", "href", "xlink:href"}]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 def test_means_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,53 +21,106 @@ def test_means_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     array = np.array(golds)
     for k in (0, 1):
         mean, std = array[:, k].mean(), array[:, k].std(ddof=1)
-        place = next(i for i, line in enumerate(lines) if line.startswith(f"{k + 1} {mean:+.2f} "))
-        assert lines[place + 1].startswith(f"± {std:.2f} ± {std:.2f} ± {2 * std:.2f} ± 0.00")
+        wins = 0.5 + array[:, k] / 10
+        place = lines.index(
+            f"{k + 1} {mean:+.2f} {wins.mean():.0%} 90% {1 - mean:+.2f} {2 - 2 * mean:+.2f} 4.00 "
+            "0.25 70%"
+        )
+        assert lines[place + 1] == (
+            f"± {std:.2f} ± {wins.std(ddof=1):.0%} ± 0% ± {std:.2f} ± {2 * std:.2f} ± 0.00 ± 0.00 "
+            "± 0%"
+        )
     assert "3 runs, mean ± standard deviation, seeds 0, 1, 2" in " ".join(lines)
     assert all((run / "report.html").exists() for run in runs)
-
-
-def test_the_page_of_a_run(tmp_path: Path) -> None:
-    record = read_run(make_run(tmp_path / "run"))
-    text = run_page(record)
-    page = Page(text)
-    assert page.tags.count("svg") == 2
-    assert all(reference.startswith("#") for reference in page.references)
-    assert "the &lt;soup&gt; :" in text
-    assert "bland &amp; dull" in text
-    assert "(nats per response)" in text
-    assert text == run_page(record)
-
-
-def test_the_comparison(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / str(i), i % 2, rl={"rollouts": 4 + i // 2}) for i in range(4)]
-    out = tmp_path / "compare.html"
-    report_runs(runs, out)
-    text = out.read_text(encoding="utf-8")
-    assert Page(text).tags.count("svg") == 2
-    assert "rl.rollouts 4" in text
-    assert text.count("+0.25 ± 0.00") == 2 * 2  # gold at first, gap at last, in both groups
 
 
 def test_without_gold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = make_run(tmp_path / "run", golds=(None, None))
     report_runs([path], tmp_path / "all.html")
-    assert re.search(r"^ +1 +– +– +– +4\.00 +– +0\.70$", capsys.readouterr().out, re.MULTILINE)
-    Page((path / "report.html").read_text(encoding="utf-8"))
-    Page((tmp_path / "all.html").read_text(encoding="utf-8"))
+    out = capsys.readouterr().out
+    assert re.search(r"^ +1 +– +– +90% +– +– +4\.00 +– +70%$", out, re.MULTILINE)
 
 
-def test_a_finished_run_gets_its_page(tmp_path: Path) -> None:
-    path = make_run(tmp_path / "run")
-    write_report(Event("iteration_finished", 1))
-    assert not (path / "report.html").exists()
-    write_report(Event("run_finished", 2, data={"directory": path}))
-    Page((path / "report.html").read_text(encoding="utf-8"))
+def test_paths_that_are_no_run_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in ``ostinato report runs/*``."""
+    runs = [make_run(tmp_path / str(i), i) for i in range(2)]
+    notes = tmp_path / "notes.txt"
+    notes.write_text("notes")
+    report_runs([notes, *runs, tmp_path])
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [
+        f"warning: left out: {notes}: is a file, not a run's folder",
+        f"warning: left out: {tmp_path}: holds no run.yaml, so it is not a run's folder",
+    ]
+    assert "2 runs, mean ± standard deviation, seeds 0, 1" in " ".join(said.out.split())
 
 
-def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
+def test_no_run_at_all(tmp_path: Path) -> None:
+    paths = [tmp_path / "a", tmp_path / "b"]
+    with pytest.raises(UserError) as caught:
+        report_runs(paths)
+    assert str(caught.value) == "\n".join(f"{path}: no such run folder" for path in paths)
+
+
+def test_what_was_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [make_run(tmp_path / str(i), i) for i in range(3)]
+    report_runs(runs, tmp_path / "all.html")
+    squeezed = " ".join(capsys.readouterr().out.split())
+    assert f"written: report.html in 3 run folders, {tmp_path / 'all.html'}" in squeezed
+    assert squeezed.count("written:") == 1
+    assert all((run / "report.html").exists() for run in runs)
+    report_runs(runs[:1])
+    assert f"written: {runs[0] / 'report.html'}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_that_may_not_be_written_into(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its page is left out with a warning; what --out asks for is made, or is an error."""
     path = make_run(tmp_path / "run")
     (path / ".report.html.new").mkdir()
+    report_runs([path], tmp_path / "all.html")
+    said = capsys.readouterr()
+    assert said.err == f"warning: {path / 'report.html'}: cannot be written: Is a directory\n"
+    assert f"written: {tmp_path / 'all.html'}" in " ".join(said.out.split())
+    assert (tmp_path / "all.html").exists()
+    report_runs([path])
+    assert "written" not in capsys.readouterr().out
     with pytest.raises(UserError) as caught:
-        report_runs([path])
-    assert str(caught.value) == f"{path / 'report.html'}: cannot be written: Is a directory"
+        report_runs([path], tmp_path / "none" / "all.html")
+    place = tmp_path / "none" / "all.html"
+    assert str(caught.value) == f"{place}: cannot be written: No such file or directory"
+
+
+def test_nothing_that_a_report_prints_commands_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ESC and markup in a folder's name, a world's, and a path that is no run."""
+    runs = [
+        make_run(tmp_path / f"\x1b[2J[/b]{i}", 0, world=f"/x/\x1b[31m{i}", rl={"rollouts": i})
+        for i in (1, 2)
+    ]
+    report_runs([*runs, tmp_path / "\x1b]0;owned\x07"])
+    report_runs(runs[:1])
+    said = capsys.readouterr()
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", said.out + said.err)
+    assert "rl.rollouts 1, world ·[31m1  1 run" in said.out
+    assert "·[2J[/b]1/report.html" in said.out.replace("\n  ", "")
+    assert "·]0;owned·: no such run folder" in said.err
+
+
+def test_saturated_wins_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make_run(tmp_path / "run")
+    report_runs([path], tmp_path / "all.html")
+    assert "Saturated" not in capsys.readouterr().out
+    change_rows(path, lambda row: row["iteration"] == 2 and row.update(proxy_wins=0.985))
+    report_runs([path], tmp_path / "all.html")
+    sentence = (
+        "Saturated: proxy wins above 98% in iteration 2; a gap between shares so near 1 says "
+        "little, so look at gold, proxy and spearman."
+    )
+    assert sentence in " ".join(capsys.readouterr().out.split())
+    for page in (path / "report.html", tmp_path / "all.html"):
+        assert page.read_text(encoding="utf-8").count(sentence) == 1, page

@@ -17,7 +17,7 @@ from ostinato.contract.plugins import activate
 from ostinato.report.tables import ITERATION
 from ostinato.terminal import console as console_module
 from ostinato.terminal.console import RunConsole, duration, iteration_table
-from ostinato.terminal.printing import show
+from ostinato.terminal.printing import Screen, show
 
 SAMPLES = {
     0: [{"prompt": "the soup :", "response": "it was bland .", "gold": -1.0, "proxy": -2.0}],
@@ -28,12 +28,16 @@ SAMPLES = {
 def evaluation(step: int, gold: float | None) -> dict[str, Any]:
     missing = gold is None
     return {
-        "gold_reward": gold,
-        "proxy_reward": 0.5 + step,
+        "gold_sft_std": gold,
+        "proxy_sft_std": 0.5 + step,
+        "gold_wins": None if gold is None else 0.5 + gold / 5,
+        "proxy_wins": 0.5 + step / 10,
         "gap": None if missing else 0.25,
+        "gap_se": None if missing else 0.031,
         "gap_latest": None if missing else 0.5,
         "kl": 1.5 * step,
         "mmd": None if missing else 0.125,
+        "spearman": None if missing else 0.625,
         "length": 12.34,
         "samples": [{**s, "gold": None if missing else s["gold"]} for s in SAMPLES[step]],
     }
@@ -80,13 +84,12 @@ def events(gold: float | None = 0.75, resumed: bool = False) -> Iterator[Event]:
 def shown(
     width: int = 80, terminal: bool = False, overrides: Sequence[str] = (), **settings: Any
 ) -> str:
-    out = Console(
+    out = Screen(
         file=io.StringIO(),
         width=width,
         height=200,
         force_terminal=terminal,
         force_interactive=terminal,
-        highlight=False,
         color_system="truecolor" if terminal else None,
     )
     with RunConsole("toy", out, overrides) as watch:
@@ -113,21 +116,30 @@ def test_the_brief_comes_first() -> None:
         "iterations 2 of 4 rollouts",
     ):
         assert line in brief
-    assert any(line.startswith("MMD how differently") for line in brief)
+    assert any(line.startswith("spearman whether the proxy") for line in brief)
     assert "results in runs/x (goes on with the run there)" in squeezed(shown(resumed=True))
 
 
 def test_evaluations_and_tables() -> None:
     lines = squeezed(shown())
-    assert lines.count("rollout gold proxy gap KL length") == 2
-    assert "0 -0.75 +0.50 +0.25 0.00 12.3" in lines
-    assert "4 +0.75 +4.50 +0.25 6.00 12.3" in lines
+    assert lines.count("rollout gold proxy gold wins proxy wins gap KL length") == 2
+    assert "0 -0.75 +0.50 35% 50% +0.25 0.00 12.3" in lines
+    assert "4 +0.75 +4.50 65% 90% +0.25 6.00 12.3" in lines
     # the table of iteration 1, and both rows in the last one
-    assert lines.count("1 +0.75 +0.75 +4.50 +0.25 +0.50 6.00 0.125 76%") == 2
-    assert lines.count("2 +1.50 +1.50 +4.50 +0.25 +0.50 6.00 0.125 76%") == 1
+    assert lines.count("1 +0.75 +0.75 65% 90% +0.25 ±0.03 +0.50 6.00 0.62 76%") == 2
+    assert lines.count("2 +1.50 +1.50 80% 90% +0.25 ±0.03 +0.50 6.00 0.62 76%") == 1
     assert "Training the reward model: 8 updates in 3.0 s" in lines
     text = " ".join(lines)
-    assert "gold went from +0.75 to +1.50 and the gap from +0.25 to +0.25." in text
+    assert (
+        "From iteration 1 to 2 gold went from +0.75 to +1.50, gold wins from 65% to 80%, gap from "
+        "+0.25 ±0.03 to +0.25 ±0.03." in text
+    )
+    assert "Saturated" not in text
+
+
+def test_saturated_wins_are_told() -> None:
+    text = " ".join(squeezed(shown(gold=2.45)))  # gold wins 99% in iteration 1, 148% in 2
+    assert "Saturated: gold wins above 98% in iteration 1, 2; a gap between shares so near" in text
 
 
 def test_samples_before_and_after() -> None:
@@ -155,8 +167,8 @@ def test_a_resumed_stage() -> None:
 
 def test_without_gold() -> None:
     lines = squeezed(shown(gold=None))
-    assert "4 – +4.50 – 6.00 12.3" in lines
-    assert "2 – – +4.50 – – 6.00 – 76%" in lines
+    assert "4 – +4.50 – 90% – 6.00 12.3" in lines
+    assert "2 – – – 90% – – 6.00 – 76%" in lines
     assert "after gold – proxy +1.25 it was tasty ." in lines
     assert not any("gold went from" in line for line in lines)
 
@@ -176,13 +188,38 @@ def test_it_fits(width: int, terminal: bool) -> None:
 
 
 def test_wide_numbers_fit_into_80_columns() -> None:
-    row = dict.fromkeys((key for _, key, _ in ITERATION), -12.345) | {"kl": 123.45, "accuracy": 1.0}
-    out = Console(file=io.StringIO(), width=80)
+    row = dict.fromkeys((key for _, key, _ in ITERATION), -12.345)
+    row |= dict.fromkeys(("gold_wins", "proxy_wins", "accuracy"), 1.0)
+    row |= {"gap": -0.987, "gap_se": 0.045, "gap_latest": -0.987, "kl": 123.45, "spearman": -0.91}
+    out = Screen(file=io.StringIO(), width=80)
     show(out, iteration_table([{**row, "iteration": 10}]))
     assert isinstance(out.file, io.StringIO)
-    heads, _, cells = [line for line in squeezed(out.file.getvalue()) if line]
-    assert heads == "iteration gold peak proxy gap latest KL MMD accuracy"
-    assert cells == "10 -12.35 -12.35 -12.35 -12.35 -12.35 123.45 -12.345 100%"
+    above, heads, _, cells = [line for line in squeezed(out.file.getvalue()) if line]
+    assert above == "gold proxy"
+    assert heads == "iter. gold peak wins wins gap latest KL spearman accuracy"
+    assert cells == "10 -12.35 -12.35 100% 100% -0.99 ±0.04 -0.99 123.45 -0.91 100%"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_nothing_that_is_shown_commands_the_terminal(terminal: bool) -> None:
+    """Paths, names and texts of others: control characters become dots, markup stays text."""
+    out = Screen(file=io.StringIO(), width=200, force_terminal=terminal, color_system=None)
+    with RunConsole("\x1b[2J[/b].yaml", out) as watch:
+        for event in events():
+            if event.kind == "run_started":
+                event = Event(
+                    event.kind, data={**event.data, "directory": Path("[/i]\x1b[31m\x9b")}
+                )
+            if "row" in event.data and "name" in event.data["row"]:
+                event.data["row"]["name"] = "\x07[/b]"
+            watch(event)
+    assert isinstance(out.file, io.StringIO)
+    text = out.file.getvalue()
+    if terminal:  # what moves the cursor is rich's own
+        text = re.sub(r"\x1b\[(\?25[lh]|2K|1A|\d*m)|\r", "", text)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
+    assert "·[2J[/b].yaml" in text
+    assert "[/i]·[31m·" in text
 
 
 def test_bars_on_a_terminal() -> None:
