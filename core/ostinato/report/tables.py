@@ -98,11 +98,6 @@ def saturation(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def printable(text: str) -> str:
-    """What a terminal would obey or not show becomes a middle dot; line ends stay."""
-    return "".join(c if c.isprintable() or c == "\n" else "·" for c in text)
-
-
 def readable(text: str) -> str:
-    """The same on one line."""
-    return printable(" ".join(text.split()))
+    """One line; what a terminal would obey or not show becomes a middle dot."""
+    return "".join(c if c.isprintable() else "·" for c in " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""How the terminal is printed to: nothing commands it, indented blocks, colours of measures."""
+"""How the terminal is printed to: shown, not obeyed; indented blocks; colours of the measures."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from rich.padding import Padding
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
-
-from ostinato.report.tables import printable
 
 Row = Mapping[str, Any]
 
@@ -27,21 +25,33 @@ STYLES = {
 }
 
 
+CONTROLS = {  # each shown in one column: C0 by its symbol; C1 and half surrogate pairs as unknown
+    **{code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"},
+    0x7F: 0x2421,
+    **dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000)], 0xFFFD),
+}
+
+
+def visible(text: str) -> str:
+    """The text as a terminal cannot obey it: control characters become visible ones."""
+    return text.translate(CONTROLS)
+
+
 class Screen(Console):
-    """Prints text as it stands: no markup in it is obeyed, no control character gets through."""
+    """A console on which no text, from wherever it comes, is markup or a control code."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **settings)
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        return super().render_str(printable(text), **settings)
+        return super().render_str(visible(text), **settings)  # before it is laid out
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
         if isinstance(renderable, Text):
             renderable = renderable.copy()
-            renderable.plain = printable(renderable.plain)
+            renderable.plain = visible(renderable.plain)
         return super().render(renderable, options)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from finished_runs import change_rows, make_run
+from ostinato.config.yaml_files import parsed
 from ostinato.contract.events import Event
 from ostinato.report.pages import comparison_page, run_page, write_report
 from ostinato.report.results import groups_of, read_run, titles
@@ -119,12 +119,12 @@ def texts_of_strangers(path: Path) -> Path:
     """A run in which every text that a page shows holds a tag."""
     run = make_run(path / f"{EVIL[:-9]}<b>")
     record = run / "run.yaml"
-    facts: dict[str, Any] = yaml.safe_load(record.read_text())
+    facts: dict[str, Any] = parsed(record.read_text())
     facts["config"] |= {"world": EVIL, "note": EVIL}
     for key in ("name", "distribution", "version"):
         facts["plugins"][0][key] = EVIL
     facts["plugins"][0]["hooks"] = [EVIL]
-    record.write_text(yaml.safe_dump(facts))
+    record.write_text(json.dumps(facts))
 
     def change(row: dict[str, Any]) -> None:
         for sample in row["samples"]:
@@ -137,7 +137,7 @@ def test_what_strangers_wrote_is_text(tmp_path: Path) -> None:
     """Folder names, settings, plugins, prompts and responses."""
     folder = tmp_path / "<i>&'\""
     one, two = texts_of_strangers(folder / "a"), texts_of_strangers(folder / "b")
-    change = (two / "run.yaml").read_text().replace("rollouts: 4", f"rollouts: '{EVIL}'")
+    change = (two / "run.yaml").read_text().replace('"rollouts": 4', f'"rollouts": "{EVIL}"')
     (two / "run.yaml").write_text(change)
     for text in (run_page(read_run(one)), compared(one, two)):
         tags = set(Page(text).tags)
@@ -150,9 +150,9 @@ def test_what_strangers_wrote_is_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["seed", "iterations"])
 def test_seed_and_iterations_are_numbers(key: str, tmp_path: Path) -> None:
     path = make_run(tmp_path / "run")
-    facts = yaml.safe_load((path / "run.yaml").read_text())
+    facts = parsed((path / "run.yaml").read_text())
     facts["config"][key] = EVIL
-    (path / "run.yaml").write_text(yaml.safe_dump(facts))
+    (path / "run.yaml").write_text(json.dumps(facts))
     with pytest.raises(Exception, match=f"damaged at 'config.{key}'"):
         read_run(path)
 

@@ -107,8 +107,8 @@ def test_nothing_that_a_report_prints_commands_the_terminal(
     said = capsys.readouterr()
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", said.out + said.err)
     assert "rl.rollouts 1, world ·[31m1  1 run" in said.out
-    assert "·[2J[/b]1/report.html" in said.out.replace("\n  ", "")
-    assert "·]0;owned·: no such run folder" in said.err
+    assert "␛[2J[/b]1/report.html" in said.out.replace("\n  ", "")
+    assert "␛]0;owned␇: no such run folder" in said.err
 
 
 def test_saturated_wins_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,7 +202,7 @@ def test_wide_numbers_fit_into_80_columns() -> None:
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_nothing_that_is_shown_commands_the_terminal(terminal: bool) -> None:
-    """Paths, names and texts of others: control characters become dots, markup stays text."""
+    """Paths, names and texts of others: control characters become visible, markup stays text."""
     out = Screen(file=io.StringIO(), width=200, force_terminal=terminal, color_system=None)
     with RunConsole("\x1b[2J[/b].yaml", out) as watch:
         for event in events():
@@ -218,8 +218,8 @@ def test_nothing_that_is_shown_commands_the_terminal(terminal: bool) -> None:
     if terminal:  # what moves the cursor is rich's own
         text = re.sub(r"\x1b\[(\?25[lh]|2K|1A|\d*m)|\r", "", text)
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
-    assert "·[2J[/b].yaml" in text
-    assert "[/i]·[31m·" in text
+    assert "␛[2J[/b].yaml" in text
+    assert "[/i]␛[31m\ufffd" in text
 
 
 def test_bars_on_a_terminal() -> None:
