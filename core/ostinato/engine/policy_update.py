@@ -20,9 +20,9 @@ from ostinato.machine.backend import Backend
 from ostinato.models.policy import Policy
 
 
-@dataclass
+@dataclass(frozen=True)
 class PolicyUpdate:
-    """The optimiser updates of one rollout, in ``ctx`` of its step; ``anchor``: the KL's reference.
+    """The optimiser updates of one run of ``optimise``; ``anchor`` is the KL's reference.
 
     ``on_update(policy, anchor)`` runs after each. ``name`` tells several runs of one iteration
     apart. A rollout takes ``epochs`` times as many updates as its rows fill minibatches.
@@ -33,23 +33,23 @@ class PolicyUpdate:
     policy: Policy
     anchor: Policy
     algorithm: PolicyAlgorithm
-    optimiser: torch.optim.Optimizer
-    ctx: Context
-    on_update: Callable[[Policy, Policy], None] | None
     name: str
+    optimiser: torch.optim.Optimizer
+    on_update: Callable[[Policy, Policy], None] | None
 
-    def __call__(self, rollout: Rollout, whole: PolicyOutputs | None, done: int) -> dict[str, Any]:
+    def __call__(
+        self, rollout: Rollout, whole: PolicyOutputs | None, done: int, ctx: Context
+    ) -> dict[str, Any]:
         """Epochs of minibatches; answers the means of what each update logged.
 
         ``whole``: outputs for the whole rollout with their graph, which serve the first update.
-        ``done``: updates before this rollout.
+        ``done``: updates before this rollout, which is that of ``ctx.step``.
         """
-        settings = self.ctx.config.rl
         rows: list[dict[str, float]] = []
-        minibatches = list(self._minibatches(rollout))
+        minibatches = list(self._minibatches(rollout, ctx))
         for place, minibatch in enumerate(minibatches):
-            lr = learning_rate(settings, self.ctx.step, place, len(minibatches))
-            rows.append(self._minibatch(rollout, minibatch, whole, done, lr))
+            lr = learning_rate(ctx.config.rl, ctx.step, place, len(minibatches))
+            rows.append(self._minibatch(rollout, minibatch, whole, lr, ctx.at(update=done)))
             done, whole = done + 1, None
             if self.on_update is not None:
                 with torch.no_grad():
@@ -58,11 +58,11 @@ class PolicyUpdate:
         terms = {key: means.pop(key) for key in list(means) if key not in {"grad_norm", "lr"}}
         return {"updates": done, **means, "terms": terms}
 
-    def _minibatches(self, rollout: Rollout) -> Iterator[Tensor]:
+    def _minibatches(self, rollout: Rollout, ctx: Context) -> Iterator[Tensor]:
         """Rows of every update: each epoch permutes the rollout."""
-        settings = self.ctx.config.rl
+        settings = ctx.config.rl
         for epoch in range(settings.epochs):
-            generator = self.ctx.generator(f"minibatches {self.name} {epoch}")
+            generator = ctx.generator(f"minibatches {self.name} {epoch}")
             order = torch.randperm(len(rollout.mask), generator=generator)
             yield from order.to(rollout.mask.device).split(settings.minibatch)
 
@@ -71,15 +71,15 @@ class PolicyUpdate:
         rollout: Rollout,
         rows: Tensor,
         whole: PolicyOutputs | None,
-        done: int,
         lr: float,
+        ctx: Context,
     ) -> dict[str, float]:
         """One optimiser update; micro-batches are weighted so that accumulation changes nothing."""
         self.optimiser.zero_grad(set_to_none=True)
         tokens = rollout.mask[rows].sum()
         logged: dict[str, Tensor] = {}
-        for place, (part, outputs) in enumerate(self._passes(rollout, rows, whole)):
-            found = self._terms(part, outputs, self.ctx.at(update=done, micro_batch=place))
+        for place, (part, outputs) in enumerate(self._passes(rollout, rows, whole, ctx)):
+            found = self._terms(part, outputs, ctx.at(micro_batch=place))
             by_tokens = self.algorithm.mean_over == "tokens"
             share = part.mask.sum() / tokens if by_tokens else len(part.mask) / len(rows)
             terms = [term for key, term in found.items() if not key.startswith("log/")]
@@ -88,7 +88,7 @@ class PolicyUpdate:
                 logged[key] = logged.get(key, torch.zeros_like(term)) + (share * term).detach()
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        max_norm = self.ctx.config.rl.max_grad_norm
+        max_norm = ctx.config.rl.max_grad_norm
         logged["grad_norm"] = nn.utils.clip_grad_norm_(self.policy.parameters(), max_norm)
         row = dict(zip(logged, torch.stack(list(logged.values())).tolist(), strict=True))
         self._check(row)
@@ -96,13 +96,13 @@ class PolicyUpdate:
         return row | {"lr": lr}
 
     def _passes(
-        self, rollout: Rollout, rows: Tensor, whole: PolicyOutputs | None
+        self, rollout: Rollout, rows: Tensor, whole: PolicyOutputs | None, ctx: Context
     ) -> Iterator[tuple[Rollout, PolicyOutputs]]:
         """Micro-batches, each with the policy's outputs for it."""
         if whole is not None:
             yield rollout, whole
             return
-        settings = self.ctx.config.rl
+        settings = ctx.config.rl
         for micro in rows.split(settings.minibatch // settings.accumulate):
             part = rollout.rows(micro)
             with self.backend.autocast():

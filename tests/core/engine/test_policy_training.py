@@ -7,8 +7,8 @@ import torch
 
 from ostinato.config.errors import NonFiniteError, UserError
 from ostinato.config.sections import RLSection
-from ostinato.engine.policy_training import finish_penalty, token_rewards
 from ostinato.engine.policy_update import PolicyUpdate, learning_rate
+from ostinato.engine.rollouts import finish_penalty, token_rewards
 from ostinato.models.samples import Samples, Scores
 
 RAGGED = [[100, 101, 102], [104], [105, 106], [107], [100, 104], [103], [102, 103, 101], [99]]

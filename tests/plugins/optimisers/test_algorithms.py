@@ -11,7 +11,7 @@ import torch
 import ostinato
 from kill_runs import Crash, crash_at, differing, outcome
 from ostinato.config.errors import UserError
-from ostinato.engine.policy_training import PolicyTrainer
+from ostinato.engine.rollouts import Rollouts
 from ostinato.engine.session import check
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
@@ -103,7 +103,7 @@ def test_the_kl_in_grpos_loss_is_weighted_by_what_transforms_made_of_it(
     )
     scale = torch.arange(8.0)
     monkeypatch.setattr(
-        PolicyTrainer, "_transformed", lambda _, rewards, ctx: replace(rewards, kl_scale=scale)
+        Rollouts, "_transformed", lambda _, rewards, ctx: replace(rewards, kl_scale=scale)
     )
     algorithm, seen = kit.plugins["grpo"].instance, []
     loss = algorithm.loss

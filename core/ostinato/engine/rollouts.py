@@ -1,0 +1,251 @@
+"""One rollout of a policy: prompts, responses, scores, the rewards of tokens, advantages.
+
+Letters in shapes: B responses, T tokens of the longest of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ostinato.config.errors import NonFiniteError, UserError
+from ostinato.config.sections import RLSection
+from ostinato.contract.algorithms import advantages_of, kept_of
+from ostinato.contract.batches import PolicyAlgorithm, PolicyOutputs, RewardBatch, Rollout
+from ostinato.contract.context import Context
+from ostinato.contract.plugins import Plugins
+from ostinato.data.prompts import PromptSet
+from ostinato.machine.backend import Backend
+from ostinato.models.generation import sample
+from ostinato.models.kl import estimated_kl
+from ostinato.models.policy import Policy
+from ostinato.models.reward import Reward
+from ostinato.models.samples import Samples
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """The rollouts of one run of ``optimise``; ``anchor`` is the KL's reference.
+
+    ``name`` tells several runs of one iteration apart.
+    """
+
+    plugins: Plugins
+    backend: Backend
+    policy: Policy
+    anchor: Policy
+    algorithm: PolicyAlgorithm
+    name: str
+    prompts: PromptSet
+    reward_model: Reward
+
+    @torch.no_grad()
+    def __call__(
+        self, ctx: Context, kl: float | None
+    ) -> tuple[Rollout, PolicyOutputs | None, dict[str, Any]]:
+        """The rollout of ``ctx.step``, outputs that the first update can use, and what is logged.
+
+        ``kl``: the mean KL of the rollout before, for the coefficient's controller. What is logged
+        is of all responses; the rollout holds those that the algorithm keeps.
+        """
+        scored, values, outputs = self._scored(ctx)
+        score = scored.score  # (B,), as the reward model gave it
+        rewards = self._transformed(scored, ctx)
+        coefficient = self._coefficient(ctx, kl)
+        each = self._kl(scored, ctx)  # (B, T)
+        rollout = self._rewarded(scored, rewards, values, each, coefficient, ctx)
+        row = {
+            "score": float(score.mean()),
+            "score_std": float(score.std()) if len(score) > 1 else 0.0,
+            "reward": float(rollout.score.mean()),
+            "kl": float(each.sum(1).mean()),
+            "kl_coefficient": coefficient,
+            "kl_scale": float(rewards.kl_scale.mean()),
+            "length": float(scored.samples.lengths.float().mean()),
+            "finished": float(scored.finished.float().mean()),
+        }
+        kept = self._with_advantages(rollout)
+        return kept, outputs, row | {"kept": len(kept.mask)}
+
+    def _scored(self, ctx: Context) -> tuple[RewardBatch, Tensor, PolicyOutputs | None]:
+        """Responses with score and log-probabilities; the values (B, T); outputs with their graph.
+
+        Where one micro-batch is the whole rollout, the pass that gives the old log-probabilities
+        is the first update's own, so its outputs are kept. An algorithm that keeps some rows only
+        needs another pass.
+        """
+        settings, k = ctx.config.rl, self.algorithm.responses_per_prompt
+        prompts = self._prompts(ctx, settings.rollout_size // k)
+        repeated = [prompt for prompt in prompts for _ in range(k)]
+        generator = ctx.generator(f"rollout {self.name}", self.policy.lm.device)
+        size = settings.minibatch // settings.accumulate
+        with self.backend.autocast():
+            samples = sample(self.policy, repeated, ctx.config.generation, generator)
+            scores = self.reward_model.score_samples(samples)
+            (ref_logprobs,) = in_parts(lambda s: (self.anchor.logprobs(s),), samples, size)
+        whole = len(samples) <= size and not hasattr(self.algorithm, "keep")
+        with torch.set_grad_enabled(whole), self.backend.autocast():
+            logprobs, values = in_parts(self.policy.evaluate, samples, size)
+        outputs = PolicyOutputs(logprobs, values, self.policy, self.anchor) if whole else None
+        score = scores.score.float()
+        batch = RewardBatch(
+            samples=samples,
+            score=score,
+            parts=scores.parts.float(),
+            part_std=scores.part_std,
+            logprobs=logprobs.detach(),
+            ref_logprobs=ref_logprobs,
+            mask=samples.mask,
+            finished=samples.finished,
+            group=torch.arange(len(prompts), device=logprobs.device).repeat_interleave(k),
+            kl_scale=torch.ones_like(score),
+            iteration=ctx.iteration,
+            step=ctx.step,
+        )
+        return batch, values.detach(), outputs
+
+    def _prompts(self, ctx: Context, count: int) -> list[list[int]]:
+        """The rollout's prompts: a fresh permutation of the RL prompts each time round."""
+        size = len(self.prompts)
+        found: list[list[int]] = []
+        for place in range(ctx.step * count, (ctx.step + 1) * count):
+            epoch, index = divmod(place, size)
+            if not found or index == 0:
+                generator = ctx.draws.generator(f"rl prompts {self.name}", epoch)
+                order = torch.randperm(size, generator=generator)
+            found.append(self.prompts.tokens[int(order[index])])
+        return found
+
+    def _transformed(self, rewards: RewardBatch, ctx: Context) -> RewardBatch:
+        owner = self.plugins.owners["combine_rm"]
+        check_finite(rewards.score, f"plugin '{owner}': a reward")
+
+        def check(name: str, before: RewardBatch, after: RewardBatch) -> float:
+            if not isinstance(after, RewardBatch):
+                raise UserError(
+                    f"plugin '{name}': hook 'reward_transform' answered a {type(after).__name__}, "
+                    "expected a RewardBatch"
+                )
+            change = 0.0
+            for field in ("score", "kl_scale"):
+                old, new = getattr(before, field), getattr(after, field)
+                if new.shape != old.shape:
+                    raise UserError(
+                        f"plugin '{name}': hook 'reward_transform' made {field} of shape "
+                        f"{tuple(new.shape)}, expected {tuple(old.shape)}"
+                    )
+                check_finite(new, f"plugin '{name}': {field}")
+                change += float((new - old).abs().mean())
+            return change
+
+        made: RewardBatch = self.plugins.chain(
+            "reward_transform", "rewards", rewards, check, ctx=ctx
+        )
+        return made
+
+    def _coefficient(self, ctx: Context, kl: float | None) -> float:
+        answer = self.plugins.one("kl_coefficient", kl=kl, step=ctx.step, ctx=ctx, measure=float)
+        owner = self.plugins.owners["kl_coefficient"]
+        check_finite(torch.tensor(answer), f"plugin '{owner}': the KL coefficient")
+        return float(answer)
+
+    def _kl(self, scored: RewardBatch, ctx: Context) -> Tensor:
+        """KL (B, T) to the anchor at each token."""
+        estimator = ctx.config.kl.estimator
+        with self.backend.autocast():
+            each = estimated_kl(
+                estimator,
+                scored.logprobs,
+                scored.ref_logprobs,
+                self.policy,
+                self.anchor,
+                scored.samples,
+            )
+        check_finite(each, f"kl.estimator {estimator}: the KL of a token")
+        return each
+
+    def _rewarded(
+        self,
+        scored: RewardBatch,
+        rewards: RewardBatch,
+        values: Tensor,
+        kl: Tensor,
+        coefficient: float,
+        ctx: Context,
+    ) -> Rollout:
+        """The rollout with rewards on its tokens, still without advantages.
+
+        ``rewards`` is what plugins made of ``scored``: of it only score and kl_scale (B,) count.
+        """
+        final = finish_penalty(rewards.score, scored.finished, ctx.config.rl)  # (B,)
+        per_sample = coefficient * rewards.kl_scale  # (B,)
+        in_reward = self.algorithm.kl_in_reward
+        return Rollout(
+            samples=scored.samples,
+            mask=scored.mask,
+            score=final,
+            rewards=token_rewards(final, kl, per_sample, scored.mask, in_reward),
+            logprobs=scored.logprobs,
+            ref_logprobs=scored.ref_logprobs,
+            values=values,
+            kl_coefficient=per_sample,
+            group=scored.group,
+            finished=scored.finished,
+            advantages=torch.zeros_like(values),
+            returns=torch.zeros_like(values),
+        )
+
+    def _with_advantages(self, rollout: Rollout) -> Rollout:
+        """The rows that the algorithm keeps, with its advantages and returns."""
+        owner = self.plugins.owners["policy_algorithm"]
+        advantages, returns = advantages_of(owner, self.algorithm, rollout)
+        check_finite(advantages, f"plugin '{owner}': an advantage")
+        size = float(advantages[rollout.mask].abs().mean())
+        self.plugins.acted(owner, "policy_algorithm", size)
+        whole = replace(rollout, advantages=advantages, returns=returns)
+        return kept_of(owner, self.algorithm, whole)
+
+
+def in_parts(
+    function: Callable[[Samples], tuple[Tensor, ...]], samples: Samples, size: int
+) -> tuple[Tensor, ...]:
+    """The function's (B, T) answers, worked out on ``size`` rows at once, padded to one width."""
+    if len(samples) <= size:
+        return function(samples)
+    width = samples.mask.shape[1]
+    rows = torch.arange(len(samples), device=samples.mask.device).split(size)
+    found = [function(samples.rows(r)) for r in rows]
+    return tuple(
+        torch.cat([nn.functional.pad(f, (0, width - f.shape[1])) for f in column])
+        for column in zip(*found, strict=True)
+    )
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Raise NonFiniteError where ``what`` is not finite."""
+    if not bool(values.isfinite().all()):
+        raise NonFiniteError(f"{what} is not finite")
+
+
+def finish_penalty(score: Tensor, finished: Tensor, settings: RLSection) -> Tensor:
+    """Scores (B,) cut to the clip range, then unfinished responses penalised: less, or instead."""
+    if settings.clip_score is not None:
+        score = score.clamp(-settings.clip_score, settings.clip_score)
+    rule = settings.unfinished
+    instead = (
+        score - rule.penalty if rule.mode == "subtract" else torch.full_like(score, rule.penalty)
+    )
+    return torch.where(finished, score, instead)
+
+
+def token_rewards(
+    score: Tensor, kl: Tensor, coefficient: Tensor, mask: Tensor, kl_in_reward: bool
+) -> Tensor:
+    """Rewards (B, T): the score (B,) on the last real token, minus coefficient (B,) * kl (B, T)."""
+    rewards = -coefficient[:, None] * kl * mask if kl_in_reward else torch.zeros_like(kl)
+    last = mask.sum(1, keepdim=True) - 1
+    return rewards.scatter_add(1, last, score[:, None].to(rewards.dtype))
