@@ -54,7 +54,6 @@ def iterate(s: Session) -> None:
     reward_models: list[Reward] = []
     for k in range(1, s.config.iterations + 1):
         s.begin(k)
-
         # Draw y0, y1 ~ pi_{k-1}(. | x) for every prompt x and label them: D~_k   [label]
         pairs = s.stage(
             "preferences",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,53 +75,56 @@ class RewardTrainer:
         settings = self.ctx.config.reward_model
         model = initial.copy().to(self.backend.device)
         self._add_modules(model)
-        comparisons = Comparisons(data, model, self.policy_tokenizer)
         parameters = {
             name: p
             for name, p in model.named_parameters()
             if train == "all" or name.startswith(("model.score", "plugin_modules"))
         }
-        for name, p in model.named_parameters():
-            p.requires_grad_(name in parameters)
-        per_group = max(1, len(comparisons) // len(comparisons.groups))
-        per_batch = max(1, settings.batch // per_group)
-        total = self._total(len(comparisons.groups), per_batch, epochs)
+        comparisons = Comparisons(data, model, self.policy_tokenizer)
+        groups = len(comparisons.groups)
+        per_batch = max(1, settings.batch // max(1, len(comparisons) // groups))
+        total = self._total(groups, per_batch, epochs)
         peak = settings.lr if lr is None else lr
         optimiser = torch.optim.AdamW(
             parameters.values(), lr=peak, weight_decay=settings.weight_decay
         )
+        recent: deque[float] = deque(maxlen=10)
+        with self._training(model, parameters):
+            order = self._order(groups, per_batch, purpose)
+            for step, batch in zip(range(total), order, strict=False):
+                for group in optimiser.param_groups:
+                    group["lr"] = self._lr(step, total, peak)
+                chunks = [batch[i :: settings.accumulate] for i in range(settings.accumulate)]
+                parts = [comparisons.batch(chunk) for chunk in chunks if chunk]
+                row = self._update(model, parts, parameters, optimiser, step, purpose)
+                recent.append(row["terms"][self.plugins.owners["preference_loss"]])
+                self.updates += 1
+                self.log(
+                    "reward_model",
+                    member=self.ctx.member,
+                    purpose=purpose,
+                    step=step + 1,
+                    total=total,
+                    **row,
+                    actions=self.plugins.taken_actions(),
+                )
+                if stop_loss is not None and sum(recent) / len(recent) < stop_loss:
+                    break
+        return model
+
+    @contextmanager
+    def _training(self, model: RewardModel, parameters: Container[str]) -> Iterator[None]:
+        """Inside, only these parameters take gradients, and dropout is on for who needs it."""
         dropout = None if self.plain else self.plugins.need("dropout")
+        for name, p in model.named_parameters():
+            p.requires_grad_(name in parameters)
         if dropout:
             set_dropout(model.model, dropout)
             model.train()
-        recent: list[float] = []
-        order = self._order(len(comparisons.groups), per_batch, purpose)
-        for step in range(total):
-            for group in optimiser.param_groups:
-                group["lr"] = self._lr(step, total, peak)
-            groups = next(order)
-            chunks = [groups[i :: settings.accumulate] for i in range(settings.accumulate)]
-            batches = [comparisons.batch(c) for c in chunks if c]
-            row = self._update(model, batches, parameters, optimiser, step, purpose)
-            recent = [*recent[-9:], row["terms"][self.plugins.owners["preference_loss"]]]
-            self.updates += 1
-            self.log(
-                "reward_model",
-                member=self.ctx.member,
-                purpose=purpose,
-                step=step + 1,
-                total=total,
-                **row,
-                actions=self.plugins.taken_actions(),
-            )
-            if stop_loss is not None and sum(recent) / len(recent) < stop_loss:
-                break
-        for p in model.parameters():
-            p.requires_grad_(True)
-        model.eval()
+        yield
+        model.requires_grad_(True).eval()
         if dropout:
             set_dropout(model.model, 0.0)
-        return model
 
     @property
     def _unmoved(self) -> Draws:
@@ -132,9 +138,7 @@ class RewardTrainer:
             if make is not None:
                 with self._unmoved.forked(self.ctx.purpose(f"modules of {active.name}")):
                     made = make(size)
-                if (
-                    active.name in model.plugin_modules
-                ):  # trained before, perhaps in another process
+                if active.name in model.plugin_modules:  # trained before, maybe by another process
                     made.load_state_dict(model.plugin_modules[active.name].state_dict())
                 model.plugin_modules[active.name] = made.to(self.backend.device)
 
@@ -153,13 +157,10 @@ class RewardTrainer:
 
     def _order(self, groups: int, per_batch: int, purpose: str) -> Iterator[list[int]]:
         """Batches of group numbers for ever; a new permutation each epoch."""
-        epoch = 0
-        while True:
+        for epoch in itertools.count():
             generator = self._unmoved.generator(self.ctx.purpose(f"{purpose} order"), epoch)
             shuffled = torch.randperm(groups, generator=generator).tolist()
-            for i in range(0, groups, per_batch):
-                yield shuffled[i : i + per_batch]
-            epoch += 1
+            yield from (shuffled[i : i + per_batch] for i in range(0, groups, per_batch))
 
     def _update(
         self,
