@@ -371,8 +371,8 @@ def source(path: str, kind: str) -> str:
 
 
 def _mixing() -> types.ModuleType:
-    """docs/mixing.py, from wherever this file is run."""
-    spec = importlib.util.spec_from_file_location("docs_mixing", DOCS / "mixing.py")
+    """docs/mixing_tables.py, from wherever this file is run."""
+    spec = importlib.util.spec_from_file_location("docs_mixing", DOCS / "mixing_tables.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

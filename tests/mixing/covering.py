@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-from ostinato.contract.mixing import Mixing, ordered
+from mixing.completion import Mixing, ordered
 
 Pair = tuple[str, str]
 # The mixture that the methods' authors would most likely ask for, all in one run.

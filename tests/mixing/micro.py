@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import ostinato
+from mixing.completion import Mixing
 from ostinato.config.errors import Pause
 from ostinato.config.reading import merged
 from ostinato.contract.discovery import discover
-from ostinato.contract.mixing import Mixing
 from ostinato_worlds.toy import PROMPTS
 
 WORLD: dict[str, Any] = {

@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from mixing import covering, micro  # noqa: E402
+from mixing.completion import Mixing  # noqa: E402
 from ostinato.config.errors import UserError  # noqa: E402
-from ostinato.contract.mixing import Mixing  # noqa: E402
 from ostinato.contract.plugins import activate  # noqa: E402
 
 TABLE = ROOT / "docs" / "measured" / "mixing.csv"

@@ -6,10 +6,10 @@ from itertools import combinations
 
 import pytest
 
+from mixing.completion import Mixing
 from ostinato import UserError
 from ostinato.contract.discovery import default_owners, discover, hooks_of
 from ostinato.contract.hookspecs import KINDS
-from ostinato.contract.mixing import Mixing
 from ostinato.contract.plugins import activate
 from ostinato.contract.together import columns
 

@@ -1,4 +1,4 @@
-"""Which plugins may stand together in one run, answered from what they declare.
+"""What a mixture of plugins needs beside it, and in which order: searched for in what they declare.
 
 No plugin is known by name here: the checks are those of :mod:`ostinato.contract.together`.
 """
