@@ -5,33 +5,21 @@ Its methods are no hooks, so the checks of hook answers do not see them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ostinato.config.errors import UserError
-from ostinato.contract.answers import terms_fault
+from ostinato.contract.answers import blamed, terms_fault
 from ostinato.contract.batches import PolicyAlgorithm, PolicyOutputs, Rollout
-
-
-@contextmanager
-def blamed(plugin: str, method: str) -> Iterator[None]:
-    """Note on an error whose it is: the command says it."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"in plugin '{plugin}', its {method}")
-        raise
 
 
 def advantages_of(
     plugin: str, algorithm: PolicyAlgorithm, rollout: Rollout
 ) -> tuple[Tensor, Tensor]:
     """Advantages and returns, each (B, T); UserError where they are something else."""
-    with blamed(plugin, "advantages(rollout)"):
+    with blamed(plugin, "its advantages(rollout)"):
         answer: Any = algorithm.advantages(rollout)
     said = f"plugin '{plugin}': its advantages(rollout) answered"
     pair = isinstance(answer, tuple | list) and len(answer) == 2
@@ -48,7 +36,7 @@ def kept_of(plugin: str, algorithm: PolicyAlgorithm, rollout: Rollout) -> Rollou
     """The rows that the algorithm keeps, all without a ``keep``; UserError for what is no row."""
     if not hasattr(algorithm, "keep"):
         return rollout
-    with blamed(plugin, "keep(rollout)"):
+    with blamed(plugin, "its keep(rollout)"):
         index: Any = algorithm.keep(rollout)
     size = len(rollout.mask)
     said = f"plugin '{plugin}': its keep(rollout) answered"
@@ -70,7 +58,7 @@ def terms_of(
     plugin: str, algorithm: PolicyAlgorithm, batch: Rollout, outputs: PolicyOutputs
 ) -> dict[str, Tensor]:
     """The terms of its loss, scalars; UserError where none of them trains the policy."""
-    with blamed(plugin, "loss(batch, outputs)"):
+    with blamed(plugin, "its loss(batch, outputs)"):
         answer: Any = algorithm.loss(batch, outputs)
     said = f"plugin '{plugin}': its loss(batch, outputs) answered"
     if fault := terms_fault(answer):

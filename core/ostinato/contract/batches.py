@@ -104,27 +104,9 @@ class Rollout:
         """The rollouts at ``index``, cut to their longest response."""
         samples = self.samples.rows(index)
         width = samples.mask.shape[1]
-        cut = {
-            name: getattr(self, name)[index, :width]
-            for name in (
-                "rewards",
-                "logprobs",
-                "ref_logprobs",
-                "values",
-                "advantages",
-                "returns",
-            )
-        }
-        return replace(
-            self,
-            samples=samples,
-            mask=samples.mask,
-            score=self.score[index],
-            kl_coefficient=self.kl_coefficient[index],
-            group=self.group[index],
-            finished=self.finished[index],
-            **cut,
-        )
+        tensors = {name: x for name, x in vars(self).items() if name != "samples"}
+        rows = {n: x[index] if x.ndim == 1 else x[index, :width] for n, x in tensors.items()}
+        return replace(self, samples=samples, **rows)
 
 
 @dataclass

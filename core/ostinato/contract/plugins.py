@@ -11,14 +11,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ostinato.config.errors import UserError
 from ostinato.contract.activation import Active, activate_one
-from ostinato.contract.answers import check_answer
+from ostinato.contract.answers import blamed, check_answer, wrong
 from ostinato.contract.discovery import default_owners
 from ostinato.contract.hookspecs import KINDS
 from ostinato.contract.together import faults, with_defaults
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -51,15 +53,12 @@ class Plugins:
 
     def call(self, name: str, hook: str, **arguments: Any) -> Any:
         """Call one plugin's hook; an error carries the plugin's name as a note."""
-        try:
+        with blamed(name, f"hook '{hook}'"):
             answers = getattr(self[name].callers, hook)(**arguments)
-        except Exception as error:
-            error.add_note(f"in plugin '{name}', hook '{hook}'")
-            raise
-        if not answers and KINDS[hook] != "all":
-            raise UserError(f"plugin '{name}': hook '{hook}' answered None")
-        if not answers:
+        if KINDS[hook] == "all":
             return None
+        if not answers:  # pluggy leaves None out
+            raise wrong(name, hook, "answered None")
         check_answer(name, hook, answers[0], arguments)
         return answers[0]
 
@@ -81,10 +80,10 @@ class Plugins:
         self,
         hook: str,
         argument: str,
-        value: Any,
-        check: Callable[[str, Any, Any], float],
+        value: T,
+        check: Callable[[str, T, T], float],
         **arguments: Any,
-    ) -> Any:
+    ) -> T:
         """Pass ``value`` through all; ``check(plugin, before, after)`` answers a magnitude."""
         for name in self.implementing(hook):
             before, value = value, self.call(name, hook, **{argument: value}, **arguments)

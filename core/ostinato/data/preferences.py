@@ -12,13 +12,14 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 
-from ostinato.config.errors import UserError
+from ostinato.contract.answers import wrong
 from ostinato.contract.context import Context
 from ostinato.contract.plugins import Plugins
 from ostinato.data.prompts import PromptSet
 from ostinato.models.generation import sample
 from ostinato.models.policy import Policy
 from ostinato.models.reward_model import token_rows
+from ostinato.models.samples import Samples
 
 SIDES = ("chosen", "rejected")
 
@@ -44,13 +45,8 @@ class Preferences:
     @classmethod
     def load(cls, folder: Path) -> Preferences:
         """What :meth:`save` wrote."""
-        return cls(
-            **{
-                name: Dataset.from_file(str(folder / f"{name}.arrow"))
-                for name in ("train", "held_out", "meta")
-                if (folder / f"{name}.arrow").exists()
-            }
-        )
+        files = {name: folder / f"{name}.arrow" for name in ("train", "held_out", "meta")}
+        return cls(**{n: Dataset.from_file(str(f)) for n, f in files.items() if f.exists()})
 
 
 def write_arrow(data: Dataset, path: Path) -> None:
@@ -88,11 +84,8 @@ def collect(policy: Policy, prompts: PromptSet, ctx: Context, purpose: str) -> D
     text, _ids (the policy's tokens, stop token included), _finished, _index and _gold (or null).
     """
     k = ctx.config.preferences.responses
-    repeated = [row for row in prompts.tokens for _ in range(k)]
-    generator = ctx.draws.generator(purpose, device=policy.lm.device)
-    with ctx.autocast():  # gold scores in fp32: rounded, one pair in a hundred would be tied
-        samples = sample(policy, repeated, ctx.config.generation, generator)
-    raw = ctx.gold_scores(samples)
+    samples = _drawn(policy, prompts, k, ctx, purpose)
+    raw = ctx.gold_scores(samples)  # in fp32: rounded, one pair in a hundred would be tied
     gold = [None] * len(samples) if raw is None else raw.tolist()
     prompt_rows, response_rows = token_rows(samples)
     finished = samples.finished.tolist()
@@ -119,10 +112,7 @@ def collect(policy: Policy, prompts: PromptSet, ctx: Context, purpose: str) -> D
 
 def collect_meta(policy: Policy, prompts: PromptSet, responses: int, ctx: Context) -> Dataset:
     """``responses`` unlabelled responses of the current policy to each prompt, a row a prompt."""
-    repeated = [row for row in prompts.tokens for _ in range(responses)]
-    generator = ctx.draws.generator("meta responses", device=policy.lm.device)
-    with ctx.autocast():
-        samples = sample(policy, repeated, ctx.config.generation, generator)
+    samples = _drawn(policy, prompts, responses, ctx, "meta responses")
     prompt_rows, response_rows = token_rows(samples)
     finished = samples.finished.tolist()
     spans = [slice(i * responses, (i + 1) * responses) for i in range(len(prompts))]
@@ -137,6 +127,14 @@ def collect_meta(policy: Policy, prompts: PromptSet, responses: int, ctx: Contex
     )
 
 
+def _drawn(policy: Policy, prompts: PromptSet, count: int, ctx: Context, purpose: str) -> Samples:
+    """``count`` responses to each prompt, those of one prompt side by side."""
+    repeated = [row for row in prompts.tokens for _ in range(count)]
+    generator = ctx.draws.generator(purpose, device=policy.lm.device)
+    with ctx.autocast():
+        return sample(policy, repeated, ctx.config.generation, generator)
+
+
 def label(comparisons: Dataset, plugins: Plugins, ctx: Context) -> Dataset:
     """Comparisons with ``chosen`` and ``rejected`` for first and second, as the labeller prefers.
 
@@ -146,12 +144,10 @@ def label(comparisons: Dataset, plugins: Plugins, ctx: Context) -> Dataset:
     preferred = [float(p) for p in answered]
     owner = plugins.owners["label"]
     if len(preferred) != len(comparisons):
-        raise UserError(
-            f"plugin '{owner}': hook 'label' answered {len(preferred)} labels for "
-            f"{len(comparisons)} comparisons"
-        )
+        counts = f"{len(preferred)} labels for {len(comparisons)} comparisons"
+        raise wrong(owner, "label", f"answered {counts}")
     if not all(0.0 <= p <= 1.0 for p in preferred):
-        raise UserError(f"plugin '{owner}': hook 'label' answered a number outside [0, 1]")
+        raise wrong(owner, "label", "answered a number outside [0, 1]")
     rows = []
     for row, p in zip(comparisons, preferred, strict=True):
         sides = ("first", "second") if p >= 0.5 else ("second", "first")
@@ -178,12 +174,10 @@ def combine_data(datasets: Sequence[Dataset], plugins: Plugins, ctx: Context) ->
     data = plugins.one("combine_data", datasets=list(datasets), ctx=ctx, measure=len)
     owner = plugins.owners["combine_data"]
     if not isinstance(data, Dataset) or not len(data):
-        raise UserError(f"plugin '{owner}': hook 'combine_data' answered no rows")
+        raise wrong(owner, "combine_data", "answered no rows")
     missing = sorted(set(datasets[-1].column_names) - set(data.column_names))
     if missing:
-        raise UserError(
-            f"plugin '{owner}': hook 'combine_data' lost the column {', '.join(missing)}"
-        )
+        raise wrong(owner, "combine_data", f"lost the column {', '.join(missing)}")
     return data
 
 
@@ -191,30 +185,24 @@ def refine_data(data: Dataset, plugins: Plugins, ctx: Context) -> Dataset:
     """D_k after every active refinement, in the run file's order."""
 
     def check(name: str, before: Dataset, after: Dataset) -> float:
-        columns = set(before.column_names)
+        hook, columns = "refine_data", set(before.column_names)
         if not isinstance(after, Dataset) or not 0 < len(after) <= len(before):
-            raise UserError(
-                f"plugin '{name}': hook 'refine_data' should answer 1..{len(before)} rows"
-            )
-        if columns - set(after.column_names):
-            lost = sorted(columns - set(after.column_names))
-            raise UserError(f"plugin '{name}': hook 'refine_data' lost the column {lost[0]}")
+            raise wrong(name, hook, f"should answer 1..{len(before)} rows")
+        if lost := sorted(columns - set(after.column_names)):
+            raise wrong(name, hook, f"lost the column {lost[0]}")
         declared = getattr(plugins[name].instance, "provides", ())
-        for added in sorted(set(after.column_names) - columns - set(declared)):
-            raise UserError(
-                f"plugin '{name}': hook 'refine_data' added column '{added}', which the plugin "
-                "does not declare in `provides`"
-            )
+        if added := sorted(set(after.column_names) - columns - set(declared)):
+            fault = f"added column '{added[0]}', which the plugin does not declare in `provides`"
+            raise wrong(name, hook, fault)
         for column in ("label", "margin", "weight"):
             if not bool(torch.tensor(after[column][:]).isfinite().all()):
-                raise UserError(f"plugin '{name}': hook 'refine_data' made {column} not finite")
+                raise wrong(name, hook, f"made {column} not finite")
         if not any(after["weight"]):
-            raise UserError(f"plugin '{name}': hook 'refine_data' made every weight 0")
+            raise wrong(name, hook, "made every weight 0")
         if set(after.column_names) != columns or len(after) != len(before):
             return float(len(after))
         watched = ("chosen_ids", "label", "margin", "weight")
         pairs = zip(*(zip(before[c], after[c], strict=True) for c in watched), strict=True)
         return float(sum(any(a != b for a, b in row) for row in pairs))
 
-    made: Dataset = plugins.chain("refine_data", "data", data, check, ctx=ctx)
-    return made
+    return plugins.chain("refine_data", "data", data, check, ctx=ctx)

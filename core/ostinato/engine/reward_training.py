@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ostinato.config.draws import Draws
 from ostinato.config.errors import NonFiniteError, UserError
+from ostinato.contract.answers import wrong
 from ostinato.contract.batches import PreferenceBatch
 from ostinato.contract.context import Context
 from ostinato.contract.plugins import Plugins
@@ -241,10 +242,8 @@ class RewardTrainer:
         owner = self.plugins.owners["preference_loss"]
         each = self.plugins.call(owner, "preference_loss", batch=batch, outputs=outputs, ctx=ctx)
         if tuple(each.shape) not in {(len(batch.pairs),), (views, len(batch.pairs))}:
-            raise UserError(
-                f"plugin '{owner}': hook 'preference_loss' answered shape {tuple(each.shape)} for "
-                f"{len(batch.pairs)} comparisons"
-            )
+            shape = f"{tuple(each.shape)} for {len(batch.pairs)} comparisons"
+            raise wrong(owner, "preference_loss", f"answered shape {shape}")
         each = each.mean(0) if each.ndim == 2 else each
         self.plugins.acted(owner, "preference_loss", float(each.detach().mean()))
         loss: Tensor = (each * batch.weight).sum() / weight
@@ -283,19 +282,10 @@ class RewardTrainer:
             return model.read(logits).score.view(-1, count)
 
         total: dict[str, Tensor] = {}
-        for name, answer in self.plugins.each(
-            "meta_update",
-            parameters=parameters,
-            loss=loss,
-            score=score,
-            meta_batch=batch,
-            ctx=ctx,
-        ):
-            unknown = set(answer) - set(parameters)
-            if unknown:
-                raise UserError(
-                    f"plugin '{name}': hook 'meta_update' names no parameter '{min(unknown)}'"
-                )
+        given = {"parameters": parameters, "loss": loss, "score": score, "meta_batch": batch}
+        for name, answer in self.plugins.each("meta_update", **given, ctx=ctx):
+            if unknown := set(answer) - set(parameters):
+                raise wrong(name, "meta_update", f"names no parameter '{min(unknown)}'")
             squares = sum(float(d.detach().square().sum()) for d in answer.values())
             if not math.isfinite(squares):
                 raise NonFiniteError(

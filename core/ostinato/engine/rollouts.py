@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ostinato.config.errors import NonFiniteError, UserError
+from ostinato.config.errors import NonFiniteError
 from ostinato.config.sections import RLSection
 from ostinato.contract.algorithms import advantages_of, kept_of
+from ostinato.contract.answers import wrong
 from ostinato.contract.batches import PolicyAlgorithm, PolicyOutputs, RewardBatch, Rollout
 from ostinato.contract.context import Context
 from ostinato.contract.plugins import Plugins
@@ -121,31 +122,24 @@ class Rollouts:
         return found
 
     def _transformed(self, rewards: RewardBatch, ctx: Context) -> RewardBatch:
-        owner = self.plugins.owners["combine_rm"]
+        owner, hook = self.plugins.owners["combine_rm"], "reward_transform"
         check_finite(rewards.score, f"plugin '{owner}': a reward")
 
         def check(name: str, before: RewardBatch, after: RewardBatch) -> float:
             if not isinstance(after, RewardBatch):
-                raise UserError(
-                    f"plugin '{name}': hook 'reward_transform' answered a {type(after).__name__}, "
-                    "expected a RewardBatch"
-                )
+                kind = type(after).__name__
+                raise wrong(name, hook, f"answered a {kind}, expected a RewardBatch")
             change = 0.0
             for field in ("score", "kl_scale"):
                 old, new = getattr(before, field), getattr(after, field)
                 if new.shape != old.shape:
-                    raise UserError(
-                        f"plugin '{name}': hook 'reward_transform' made {field} of shape "
-                        f"{tuple(new.shape)}, expected {tuple(old.shape)}"
-                    )
+                    shapes = f"{tuple(new.shape)}, expected {tuple(old.shape)}"
+                    raise wrong(name, hook, f"made {field} of shape {shapes}")
                 check_finite(new, f"plugin '{name}': {field}")
                 change += float((new - old).abs().mean())
             return change
 
-        made: RewardBatch = self.plugins.chain(
-            "reward_transform", "rewards", rewards, check, ctx=ctx
-        )
-        return made
+        return self.plugins.chain(hook, "rewards", rewards, check, ctx=ctx)
 
     def _coefficient(self, ctx: Context, kl: float | None) -> float:
         answer = self.plugins.one("kl_coefficient", kl=kl, step=ctx.step, ctx=ctx, measure=float)

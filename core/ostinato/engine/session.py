@@ -15,8 +15,7 @@ from transformers.utils import logging as hf_logging
 from ostinato.config.draws import Draws
 from ostinato.config.errors import UserError, closest
 from ostinato.config.sections import ModelSection, RunConfig
-from ostinato.contract.algorithms import blamed
-from ostinato.contract.answers import whole
+from ostinato.contract.answers import blamed, whole
 from ostinato.contract.batches import PolicyHandle
 from ostinato.contract.context import Context
 from ostinato.contract.events import Event, EventKind
@@ -122,7 +121,7 @@ def _refused(config: RunConfig, plugins: Plugins) -> Iterator[str]:
     """What plugins themselves cannot work with in the rest of the run file."""
     for one in plugins.active:
         if callable(getattr(one.instance, "check_run", None)):
-            with blamed(one.name, "check_run(config)"):
+            with blamed(one.name, "its check_run(config)"):
                 found = list(one.instance.check_run(config))
             yield from map(str, found)
 
