@@ -37,13 +37,14 @@ PACKAGE = "ostinato"
 
 
 def main() -> None:
-    """Rewrite every page in place."""
+    """Rewrite every page in place, and the picture of the core."""
     for page in pages():
         old = page.read_text(encoding="utf-8")
         new = filled(old)
         if new != old:
             page.write_text(new, encoding="utf-8")
             print(f"{page.relative_to(DOCS.parent)} rewritten")
+    ARCHITECTURE.draw()
 
 
 def pages() -> list[Path]:
@@ -370,9 +371,9 @@ def source(path: str, kind: str) -> str:
     return f"```{kind}\n{text}\n```"
 
 
-def _mixing() -> types.ModuleType:
-    """docs/mixing_tables.py, from wherever this file is run."""
-    spec = importlib.util.spec_from_file_location("docs_mixing", DOCS / "mixing_tables.py")
+def _beside(name: str) -> types.ModuleType:
+    """Another file of docs/, from wherever this one is run."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -380,8 +381,10 @@ def _mixing() -> types.ModuleType:
     return module
 
 
+ARCHITECTURE = _beside("architecture")
 MAKERS: dict[str, Callable[..., str]] = {
-    **_mixing().MAKERS,
+    **ARCHITECTURE.MAKERS,
+    **_beside("mixing_tables").MAKERS,
     "hook": hook,
     "hooks": hooks,
     "measured": measured,

@@ -7,7 +7,7 @@ ORDER = (
     *("index", "quickstart", "concepts", "run-files", "run-directory"),
     *("tutorial", "publish", "hooks", "plugins"),
     *("mixing", "measured", "experiments", "methods-and-contract"),
-    *("wolf-scale", "performance", "reference"),
+    *("wolf-scale", "performance", "architecture", "reference"),
 )
 TITLES = {"hooks": "Hooks", "plugins": "Methods"}
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import pkgutil
 import re
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,15 @@ def test_plugin_pages_have_every_section(generator):
 def test_reference_has_every_public_name():
     text = (DOCS / "reference.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.M)) == set(ostinato.__all__)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_modules_and_files_of_the_core_that_a_page_names_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    for file in re.findall(r"`(?:core/)?(ostinato/[\w/]+\.py)`", text):
+        assert (ROOT / "core" / file).exists(), file
+    for name in {*re.findall(r"`(ostinato\.[\w.]+)`", text)} - entry_points().groups:
+        pkgutil.resolve_name(name)
 
 
 def anchors(page):
