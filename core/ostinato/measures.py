@@ -1,10 +1,10 @@
 """What a run measures: advantages, KL, the gap between proxy and gold, MMD, rank agreement.
 
 Pure functions of tensors; nothing here knows a model, a plugin or a file. Shapes: B batch, T
-tokens, V vocabulary. Logs are natural, so KL is in nats. Masks are 1 (or
-True) on real tokens. What stands on padding never reaches a result, not even nan or inf. Halves are
-computed in float32. Statistics of a sample (mmd2 and below) are computed in float64 on the CPU,
-without gradient, and come back as Python floats.
+tokens, V vocabulary. Logs are natural, so KL is in nats. Masks are 1 (or True) on real tokens. What
+stands on padding never reaches a result, not even nan or inf. Halves are computed in float32.
+Statistics of a sample are computed in float64 on the CPU, without gradient. Shapes or lengths that
+differ, and should not, raise ValueError: broadcasting a mask would hide mistakes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of x over the real tokens of the whole batch: a scalar, differentiable.
 
     x, mask: any one shape, as a rule (B, T). Nan where no token is real, as torch.mean of nothing.
-    Raises ValueError when the shapes differ (broadcasting a mask hides mistakes).
     """
     _same_shape(x=x, mask=mask)
     keep = mask.bool()
@@ -40,7 +39,6 @@ def whiten(x: Tensor, mask: Tensor) -> Tensor:
 
     x, mask: (B, T) -> (B, T). Population variance, 1e-8 added to it under the root (Huang et al.
     2023, "The N implementation details of RLHF with PPO"); one real token, or equal ones, give 0.
-    Raises ValueError when the shapes differ.
     """
     _same_shape(x=x, mask=mask)
     keep = mask.bool()
@@ -58,8 +56,8 @@ def gae(
     delta_t = r_t + gamma V_{t+1} - V_t, A_t = delta_t + gamma lam A_{t+1}, return_t = A_t + V_t
     (Schulman et al. 2016, arXiv 1506.02438, equations 12 and 16). Nothing follows the last real
     token: V and A are 0 there, for a truncated response too. Neither is whitened. Differentiable,
-    so pass values detached. Raises ValueError when shapes differ, when a real token follows
-    padding, or when gamma or lam lies outside [0, 1].
+    so pass values detached. Raises ValueError when a real token follows padding, or when gamma or
+    lam lies outside [0, 1].
     """
     _same_shape(rewards=rewards, values=values, mask=mask)
     if rewards.dim() != 2:
@@ -73,12 +71,10 @@ def gae(
     values = _float(values).masked_fill(~keep, 0.0)
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
     deltas = rewards + gamma * following - values  # (B, T), 0 on padding
-    advantage = torch.zeros_like(deltas[:, 0]) if deltas.shape[1] else deltas.sum(1)
-    steps: list[Tensor] = []
+    steps = [deltas.new_zeros(len(deltas))]  # what follows the last token
     for delta in reversed(deltas.unbind(1)):
-        advantage = delta + gamma * lam * advantage
-        steps.append(advantage)
-    advantages = torch.stack(steps[::-1], dim=1) if steps else torch.zeros_like(deltas)
+        steps.append(delta + gamma * lam * steps[-1])
+    advantages = torch.stack(steps[::-1], dim=1)[:, :-1]
     return advantages, advantages + values
 
 
@@ -87,8 +83,7 @@ def clipped_surrogate(log_ratio: Tensor, advantages: Tensor, clip: float | None)
 
     Any one shape: (B, T) for a ratio of tokens, (B,) for one of whole responses. Where rho is 1 its
     gradient is A times that of the log-probability; clip None is rho A, plain importance weights
-    (Schulman et al. 2017, arXiv 1707.06347, equations 6 and 7). Raises ValueError when the shapes
-    differ.
+    (Schulman et al. 2017, arXiv 1707.06347, equations 6 and 7).
     """
     _same_shape(log_ratio=log_ratio, advantages=advantages)
     ratio = log_ratio.exp()
@@ -104,8 +99,7 @@ def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """log pi - log pi_ref of sampled tokens, nats per token: unbiased for KL(pi || pi_ref).
 
     Any one shape, as a rule (B, T). Single values may be negative; summed over a response, the mean
-    is the KL per response. Schulman 2020, "Approximating KL Divergence". Raises ValueError when the
-    shapes differ.
+    is the KL per response. Schulman 2020, "Approximating KL Divergence".
     """
     _same_shape(logprobs=logprobs, ref_logprobs=ref_logprobs)
     return _float(logprobs) - _float(ref_logprobs)
@@ -114,7 +108,7 @@ def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 def kl_k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """(log pi - log pi_ref)^2 / 2, nats per token: biased, low variance, never negative.
 
-    Shapes, source and what is raised: as kl_k1.
+    Shapes and source: as kl_k1.
     """
     return 0.5 * kl_k1(logprobs, ref_logprobs).square()
 
@@ -123,7 +117,7 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """rho - 1 - log rho with rho = pi_ref / pi, nats per token: unbiased and never negative.
 
     A loss term of Shao et al. 2024 (arXiv 2402.03300, equation 4). Infinite in float32 once
-    log rho passes 88. Shapes, source and what is raised: as kl_k1.
+    log rho passes 88. Shapes and source: as kl_k1.
     """
     log_ratio = -kl_k1(logprobs, ref_logprobs)
     return (torch.expm1(log_ratio) - log_ratio).clamp_min(0.0)  # where expm1 falls an ulp short
@@ -135,8 +129,7 @@ def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
     logits, ref_logits (B, T, V) -> (B, T), nats per token, never negative. Row by row in float32:
     without gradient there is no second (B, T, V) table. Where pi is 0 (a logit of -inf) the term is
     0; where only pi_ref is 0 the KL is inf. Summed over the tokens of responses sampled from pi,
-    its mean is the KL per response, with less variance than k1. Raises ValueError when the shapes
-    differ or are not (B, T, V).
+    its mean is the KL per response, with less variance than k1.
     """
     _same_shape(logits=logits, ref_logits=ref_logits)
     if logits.dim() != 3:
@@ -353,18 +346,13 @@ def gao_fit(kl: Sample, gold: Sample, kind: Literal["rl", "best_of_n"] = "rl") -
     bend = torch.special.xlogy(d, d) if kind == "rl" else d.square()  # 0 log 0 = 0
     solution = torch.linalg.lstsq(torch.stack([d, -bend], dim=1), golds.unsqueeze(1)).solution
     alpha, beta = solution[0].item(), solution[1].item()
-    if beta <= 0:
+    if beta <= 0 or (kind == "rl" and alpha / beta > 700):  # exp would overflow
         return GaoFit(alpha, beta, None, None)
     if kind == "best_of_n":
         peak = max(0.0, alpha / (2 * beta))
         return GaoFit(alpha, beta, peak, peak * (alpha - beta * peak))
-    if alpha / beta > 700:  # exp would overflow
-        return GaoFit(alpha, beta, None, None)
     peak = math.exp(alpha / beta - 1)
     return GaoFit(alpha, beta, peak, beta * peak)  # alpha - beta log d = beta at the peak
-
-
-# --- Helpers --------------------------------------------------------------------------------------
 
 
 def _float(x: Tensor) -> Tensor:
@@ -381,10 +369,10 @@ def _same_shape(**tensors: Tensor) -> None:
 
 def _sample(name: str, x: Sample) -> Tensor:
     """x (n,) as float64 on the CPU, detached; ValueError unless it is flat and finite."""
-    if isinstance(x, Tensor):
-        values = x.detach().cpu().double()
-    else:
-        values = torch.tensor(list(x), dtype=torch.float64)
+    whole = (
+        x.detach().cpu() if isinstance(x, Tensor) else torch.tensor(list(x), dtype=torch.float64)
+    )
+    values = whole.double()
     if values.dim() != 1:
         raise ValueError(f"{name} must have one dimension, not shape {tuple(values.shape)}")
     if not bool(values.isfinite().all()):

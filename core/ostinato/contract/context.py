@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ostinato.config.draws import Draws
+from ostinato.config.errors import NonFiniteError
 from ostinato.config.sections import RunConfig
 from ostinato.contract.batches import PolicyHandle
 from ostinato.models.gold import gold_scores
@@ -112,6 +113,15 @@ class Context:
         """The purpose with member, update and micro-batch, where they are not the first."""
         place = {"member": self.member, "update": self.update, "micro-batch": self.micro_batch}
         return "/".join([purpose, *(f"{name} {n}" for name, n in place.items() if n)])
+
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Inside, a NonFiniteError says at which iteration and step it arose."""
+        try:
+            yield
+        except NonFiniteError as error:
+            where = f"at iteration {self.iteration}, step {self.step + 1}"
+            raise NonFiniteError(f"{error} {where}") from error
 
     def log(self, **values: float) -> None:
         """Add numbers to the next row of metrics.jsonl."""

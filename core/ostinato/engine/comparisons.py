@@ -25,11 +25,8 @@ class Comparisons:
         same = vocabulary_key(policy_tokenizer) == model.key
         self.tokens = {side: self._rows(side, same) for side in ("chosen", "rejected")}
         self.groups: list[list[int]] = list(self._grouped().values())
-        self.extra = [
-            c
-            for c in self.columns
-            if c not in self.OWN and not c.startswith(("chosen", "rejected"))
-        ]
+        of_sides = tuple(c for c in self.columns if c.startswith(("chosen", "rejected")))
+        self.extra = [c for c in self.columns if c not in {*self.OWN, *of_sides}]
 
     def __len__(self) -> int:
         return len(self.columns["label"])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
-from ostinato.config.errors import NonFiniteError, UserError
+from ostinato.config.errors import UserError
 from ostinato.contract.batches import PolicyAlgorithm
 from ostinato.contract.context import Context
 from ostinato.contract.plugins import Plugins
@@ -87,7 +86,7 @@ class PolicyTrainer:
             self.record(policy, 0)
         for step in range(first, settings.rollouts):
             started, ctx = time.perf_counter(), self.ctx.at(step=step)
-            with located(ctx):
+            with ctx.located():
                 rollout, whole, row = rollouts(ctx, kl)
                 sampled = time.perf_counter()
                 row |= update(rollout, whole, self.updates, ctx)
@@ -154,14 +153,3 @@ class PolicyTrainer:
             tensors |= parameters_of(policy, prefix)
         facts = {"kl": kl, "updates": self.updates}
         self.directory.save_checkpoint(self.stage, name, step, tensors, facts)
-
-
-@contextmanager
-def located(ctx: Context) -> Iterator[None]:
-    """Add iteration and step to a NonFiniteError."""
-    try:
-        yield
-    except NonFiniteError as error:
-        raise NonFiniteError(
-            f"{error} at iteration {ctx.iteration}, step {ctx.step + 1}"
-        ) from error

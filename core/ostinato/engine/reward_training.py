@@ -97,7 +97,9 @@ class RewardTrainer:
                     group["lr"] = self._lr(step, total, peak)
                 chunks = [batch[i :: settings.accumulate] for i in range(settings.accumulate)]
                 parts = [comparisons.batch(chunk) for chunk in chunks if chunk]
-                row = self._update(model, parts, parameters, optimiser, step, purpose)
+                ctx = self.ctx.at(step=step)
+                with ctx.located():
+                    row = self._update(model, parts, parameters, optimiser, purpose, ctx)
                 recent.append(row["terms"][self.plugins.owners["preference_loss"]])
                 self.updates += 1
                 self.log(
@@ -169,24 +171,23 @@ class RewardTrainer:
         batches: list[PreferenceBatch],
         parameters: Mapping[str, nn.Parameter],
         optimiser: torch.optim.Optimizer,
-        step: int,
         purpose: str,
+        ctx: Context,
     ) -> dict[str, Any]:
         """One optimiser step on the micro-batches of one batch."""
-        ctx = self.ctx.at(step=step)
         weight = torch.stack([b.weight.sum() for b in batches]).sum().clamp_min(1e-12)
         comparisons = sum(len(b.pairs) for b in batches)
 
         def loss_of(place: int) -> tuple[Tensor, dict[str, float], float]:
             here = ctx.at(micro_batch=place)
             # the global generator feeds dropout alone; seeded, `loss()` sees the masks of the step
-            with here.draws.forked(here.purpose(f"{purpose} dropout"), step):
+            with here.draws.forked(here.purpose(f"{purpose} dropout"), ctx.step):
                 return self._loss(model, batches[place], weight, comparisons, here)
 
         def whole_loss() -> Tensor:
             return torch.stack([loss_of(place)[0] for place in range(len(batches))]).sum()
 
-        with ctx.draws.forked(ctx.purpose(f"{purpose} displacement"), step):
+        with ctx.draws.forked(ctx.purpose(f"{purpose} displacement"), ctx.step):
             displaced = self._displacement(model, parameters, whole_loss, ctx)
         held = {name: parameters[name].detach().clone() for name in displaced}
         with torch.no_grad():
@@ -210,10 +211,7 @@ class RewardTrainer:
         total = sum(terms.values())
         if not math.isfinite(total) or not math.isfinite(float(norm)):
             bad = [n for n, v in terms.items() if not math.isfinite(v)] or ["gradient"]
-            raise NonFiniteError(
-                f"reward model: {bad[0]} is not finite at iteration {ctx.iteration}, "
-                f"step {step + 1}"
-            )
+            raise NonFiniteError(f"reward model: {bad[0]} is not finite")
         optimiser.step()
         return {
             "loss": total,
@@ -288,10 +286,7 @@ class RewardTrainer:
                 raise wrong(name, "meta_update", f"names no parameter '{min(unknown)}'")
             squares = sum(float(d.detach().square().sum()) for d in answer.values())
             if not math.isfinite(squares):
-                raise NonFiniteError(
-                    f"plugin '{name}': its displacement is not finite at iteration "
-                    f"{ctx.iteration}, step {ctx.step + 1}"
-                )
+                raise NonFiniteError(f"plugin '{name}': its displacement is not finite")
             self.plugins.acted(name, "meta_update", math.sqrt(squares))
             for key, value in answer.items():
                 total[key] = total[key] + value.detach() if key in total else value.detach()

@@ -127,15 +127,12 @@ def _merge(formula: Callable[..., Tensor], *states: State) -> dict[str, Tensor]:
 
 def _check_match(first: State, other: State) -> None:
     """Raise ValueError naming the first key in which two states differ."""
-    for key, tensor in first.items():
-        if key not in other:
+    for key in {**first, **other}:
+        if key not in first or key not in other:
             raise ValueError(f"states differ: {key!r} is missing from one")
-        if tensor.shape != other[key].shape:
-            shapes = f"{tuple(tensor.shape)} and {tuple(other[key].shape)}"
+        a, b = first[key], other[key]
+        if a.shape != b.shape:
+            shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
             raise ValueError(f"states differ: {key!r} has shapes {shapes}")
-        if tensor.is_floating_point() != other[key].is_floating_point():
-            dtypes = f"{tensor.dtype} and {other[key].dtype}"
-            raise ValueError(f"states differ: {key!r} has dtypes {dtypes}")
-    for key in other:
-        if key not in first:
-            raise ValueError(f"states differ: {key!r} is missing from one")
+        if a.is_floating_point() != b.is_floating_point():
+            raise ValueError(f"states differ: {key!r} has dtypes {a.dtype} and {b.dtype}")
