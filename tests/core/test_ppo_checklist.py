@@ -15,6 +15,7 @@ HERE = Path(__file__).resolve().parents[1]
 REWARDS = "core/engine/test_reward_training.py"
 KL = "core/models/test_kl.py"
 ENGINE = "core/engine/test_policy_training.py"
+ROLLOUTS = "core/engine/test_rollouts.py"
 POLICY = "core/models/test_policy.py"
 SAMPLING = "core/models/test_generation.py"
 PPO = "plugins/optimisers/test_ppo.py"
@@ -54,13 +55,13 @@ CHECKLIST: dict[str, list[tuple[str, str]]] = {
         (SAMPLING, "test_a_custom_stop_token_ends_a_response_and_eos_does_not"),
     ],
     "the reward lands on the last real token": [
-        (ENGINE, "test_the_reward_lands_on_the_last_real_token_and_the_kl_on_every_one"),
+        (ROLLOUTS, "test_the_reward_lands_on_the_last_real_token_and_the_kl_on_every_one"),
     ],
     "unfinished responses: subtract or replace": [
-        (ENGINE, "test_scores_are_clipped_then_unfinished_responses_penalised"),
+        (ROLLOUTS, "test_scores_are_clipped_then_unfinished_responses_penalised"),
     ],
     "per-token KL reward and its sign": [
-        (ENGINE, "test_the_reward_lands_on_the_last_real_token_and_the_kl_on_every_one"),
+        (ROLLOUTS, "test_the_reward_lands_on_the_last_real_token_and_the_kl_on_every_one"),
         (ENGINE, "test_with_a_kl_penalty_ppo_finds_the_closed_form_optimum"),
     ],
     "GAE, whitened over real tokens only": [
