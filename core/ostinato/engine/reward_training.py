@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -76,21 +76,16 @@ class RewardTrainer:
         settings = self.ctx.config.reward_model
         model = initial.copy().to(self.backend.device)
         self._add_modules(model)
-        parameters = {
-            name: p
-            for name, p in model.named_parameters()
-            if train == "all" or name.startswith(("model.score", "plugin_modules"))
-        }
         comparisons = Comparisons(data, model, self.policy_tokenizer)
         groups = len(comparisons.groups)
         per_batch = max(1, settings.batch // max(1, len(comparisons) // groups))
         total = self._total(groups, per_batch, epochs)
         peak = settings.lr if lr is None else lr
-        optimiser = torch.optim.AdamW(
-            parameters.values(), lr=peak, weight_decay=settings.weight_decay
-        )
         recent: deque[float] = deque(maxlen=10)
-        with self._training(model, parameters):
+        with self._training(model, train == "head") as parameters:
+            optimiser = torch.optim.AdamW(
+                parameters.values(), lr=peak, weight_decay=settings.weight_decay
+            )
             order = self._order(groups, per_batch, purpose)
             for step, batch in zip(range(total), order, strict=False):
                 for group in optimiser.param_groups:
@@ -116,15 +111,15 @@ class RewardTrainer:
         return model
 
     @contextmanager
-    def _training(self, model: RewardModel, parameters: Container[str]) -> Iterator[None]:
-        """Inside, only these parameters take gradients, and dropout is on for who needs it."""
+    def _training(self, model: RewardModel, head: bool) -> Iterator[dict[str, nn.Parameter]]:
+        """Inside, dropout is on for who needs it; the parameters that take gradients, by name."""
         dropout = None if self.plain else self.plugins.need("dropout")
         for name, p in model.named_parameters():
-            p.requires_grad_(name in parameters)
+            p.requires_grad_(not head or name.startswith(("model.score", "plugin_modules")))
         if dropout:
             set_dropout(model.model, dropout)
             model.train()
-        yield
+        yield {name: p for name, p in model.named_parameters() if p.requires_grad}
         model.requires_grad_(True).eval()
         if dropout:
             set_dropout(model.model, 0.0)
