@@ -73,14 +73,14 @@ CHECKLIST: dict[str, list[tuple[str, str]]] = {
         (PPO, "test_gradients_equal_finite_differences_of_that_loop"),
         (POLICY, "test_the_value_head_starts_at_zero_on_the_trunk_or_a_copy_of_it"),
     ],
-    "reward head N(0, 1/sqrt(d+1)) without bias; scores calibrated on the training responses": [
+    "reward head N(0, 1/sqrt(d+1)) without bias; scores have one zero, on SFT responses": [
         (
             "core/models/test_reward_model.py",
             "test_head_is_normal_with_std_one_over_root_of_d_plus_one",
         ),
         (
-            REWARDS,
-            "test_calibration_is_mean_and_std_over_the_training_responses",
+            "core/engine/test_calibration.py",
+            "test_sft_std_is_the_spread_on_the_ruler",
         ),
     ],
     "Adam eps, annealing, permutations, accumulation": [
