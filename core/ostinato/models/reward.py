@@ -6,16 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from ostinato.config.errors import NonFiniteError, UserError
 from ostinato.models.samples import Samples, Scores
-
-if TYPE_CHECKING:
-    from ostinato.models.reward_model import RewardModel
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,8 @@ class Reward(ABC):
 
     @property
     @abstractmethod
-    def members(self) -> list[RewardModel]:
-        """The reward models that score below this, each once."""
+    def members(self) -> list[Any]:
+        """The reward models (:class:`RewardModel`) that score below this, each once."""
 
     @abstractmethod
     def score_samples(self, samples: Samples) -> Scores:
@@ -77,7 +74,7 @@ class CombinedReward(Reward):
         self._heads = heads
 
     @property
-    def members(self) -> list[RewardModel]:
+    def members(self) -> list[Any]:
         return self._members
 
     def to(self, device: torch.device) -> Self:
