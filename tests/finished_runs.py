@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ostinato.config.yaml_files import dumped
 
 PROMPT = {"prompt": "the <soup> :", "proxy": 0.5}
 
@@ -45,7 +45,7 @@ def make_run(
         "settings": {},
     }
     facts = {"config": whole, "plugins": [plugin], "owners": {"combine_data": "concat"}}
-    (path / "run.yaml").write_text(yaml.safe_dump(facts, sort_keys=False), encoding="utf-8")
+    (path / "run.yaml").write_text(dumped(facts), encoding="utf-8")
     rows = []
     for k, gold in enumerate(golds, start=1):
         rows += [eval_row(k, 0, gold and 0.0, "bland & dull"), eval_row(k, 4, gold, "tasty")]

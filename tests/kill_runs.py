@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import yaml
-
 from distributions import STATEFUL, write_distribution
+from ostinato.config.yaml_files import parsed
 
 # Every kind of state: votes in the cache, dropout, displacement, a policy of its own, a plugin's.
 MICRO = [
@@ -76,7 +75,7 @@ def outcome(out: Path) -> dict[str, Any]:
                 row = {key: value for key, value in json.loads(line).items() if key != "seconds"}
                 found[f"{name} line {number + 1}"] = row
         elif name == "run.yaml":
-            facts = yaml.safe_load(path.read_text())
+            facts = parsed(path.read_text())
             found[name] = {key: value for key, value in facts.items() if key != "git"}
         elif path.name == "done.json":
             done = json.loads(path.read_text())

@@ -9,10 +9,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-import yaml
 
 import ostinato
 from ostinato.config.reading import load_config
+from ostinato.config.yaml_files import parsed
 from ostinato.contract.hookspecs import KINDS
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +118,7 @@ def test_links_inside_the_repository_resolve(page):
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
 def test_run_files_are_valid_and_python_compiles(page, blocks, tmp_path):
     for _, code in blocks(page, "yaml"):
-        settings = yaml.safe_load(code)
+        settings = parsed(code)
         assert isinstance(settings, dict)
         if settings.keys() & {"world", "policy"}:
             file = tmp_path / "run.yaml"

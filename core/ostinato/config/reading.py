@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import (
     ValidationError,
 )
@@ -15,7 +15,7 @@ from ostinato.config.complaints import describe_errors
 from ostinato.config.errors import UserError, closest
 from ostinato.config.sections import RunConfig
 from ostinato.config.worlds import placed, world_folder, world_settings, worlds
-from ostinato.config.yaml_files import parsed, read_file
+from ostinato.config.yaml_files import YAMLError, parsed, read_file
 
 PATHS = ("model", "models", "tokenizer", "data", "against")  # settings that name files or folders
 
@@ -48,7 +48,7 @@ def _override(text: str) -> tuple[list[str], Any]:
         raise UserError(f"--set {text}: expected key=value, such as rl.rollouts=10")
     try:
         return key.split("."), parsed(value)
-    except yaml.YAMLError:
+    except YAMLError:
         raise UserError(f"--set {text}: the value is not valid YAML") from None
 
 
@@ -120,8 +120,8 @@ def _anchor_paths(settings: dict[str, Any], folder: Path) -> None:
             return [anchored(one, named) for one in value]
         if not named or not isinstance(value, str):
             return value
-        path = folder / Path(value).expanduser()
-        return str(path.resolve()) if value.startswith((".", "~")) or path.exists() else value
+        path = os.path.join(folder, os.path.expanduser(value))  # unlike Path's, it never raises
+        return os.path.realpath(path) if value[:1] in {".", "~"} or os.path.exists(path) else value
 
     for part in parts:
         if isinstance(part, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,6 +20,7 @@ from pydantic import (
 from ostinato.config.named import load_named
 
 Estimator = Literal["k1", "k2", "k3", "exact"]
+DATA = "file (.jsonl, .json, .csv, .txt, each also .gz; .parquet, .arrow), folder, or hub name"
 
 
 class Section(BaseModel):
@@ -95,8 +95,10 @@ class RewardModelSection(RequiredModelSection):
     updates: int | None = Field(None, ge=1, description="optimiser updates; or give epochs")
     batch: int = Field(32, ge=1, description="comparisons an optimiser update")
     accumulate: int = Field(1, ge=1, description="micro-batches an update")
-    lr: float = Field(1e-5, gt=0, description="peak learning rate of AdamW")
-    lr_final: float = Field(0.0, ge=0, description="learning rate at the end, after linear decay")
+    lr: float = Field(1e-5, gt=0, le=1, description="peak learning rate of AdamW")
+    lr_final: float = Field(
+        0.0, ge=0, le=1, description="learning rate at the end, after linear decay"
+    )
     warmup: int = Field(0, ge=0, description="updates of linear warm-up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient norm at which it is clipped")
@@ -129,7 +131,7 @@ class GoldSection(ModelSection):
     function: str | None = Field(
         None,
         description="module:factory; the factory answers an object with `score`. The module is "
-        "an installed one, or a file beside the run file",
+        "an installed one, or else a file beside the run file",
     )
     _beside: Path | None = PrivateAttr(None)  # the run file's folder
     batch: int = Field(64, ge=1, description="responses scored at once")
@@ -137,10 +139,7 @@ class GoldSection(ModelSection):
     def factory(self) -> Any:
         """What ``function`` names. Raises UserError where it cannot be imported."""
         assert self.function is not None
-        beside = str(self._beside)
-        if self._beside is not None and beside not in sys.path:
-            sys.path.append(beside)  # behind what is installed, which a file must not hide
-        return load_named(self.function, "gold.function")
+        return load_named(self.function, "gold.function", self._beside)
 
     @model_validator(mode="after")
     def _one(self) -> GoldSection:
@@ -167,7 +166,7 @@ class Shares(Section):
 class PromptsSection(Section):
     """Prompts, split into disjoint preference, RL and evaluation sets."""
 
-    data: str = Field(description="JSON/JSONL file, Arrow file or folder, or hub name")
+    data: str = Field(description=DATA)
     split: str = Field("train", description="split of a hub data set")
     field: str = Field("prompt", description="column with the prompt, where rows have one")
     template: str = Field(
@@ -192,6 +191,9 @@ class GenerationSection(Section):
     temperature: float = Field(1.0, gt=0, description="logits are divided by it everywhere")
     top_k: int = Field(0, ge=0, description="0 is off; must be 0 while the policy is optimised")
     top_p: float = Field(1.0, gt=0, le=1, description="1 is off; must be 1 likewise")
+    preference_top_p: float = Field(
+        1.0, gt=0, le=1, description="pairs alone, held-out ones too, are drawn from this nucleus"
+    )
     stop: str | None = Field(None, description="stop token; the tokenizer's eos when left out")
     batch: int = Field(256, ge=1, description="responses sampled at once")
 
@@ -242,8 +244,8 @@ class RLSection(Section):
     minibatch: int = Field(32, ge=1, description="responses an optimiser update")
     accumulate: int = Field(1, ge=1, description="micro-batches an update")
     epochs: int = Field(4, ge=1, description="passes over each rollout")
-    lr: float = Field(1e-6, gt=0, description="learning rate of Adam at the start")
-    lr_final: float = Field(1e-7, ge=0, description="learning rate at the end")
+    lr: float = Field(1e-6, gt=0, le=1, description="learning rate of Adam at the start")
+    lr_final: float = Field(1e-7, ge=0, le=1, description="learning rate at the end")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="decay of lr")
     betas: tuple[float, float] = Field((0.9, 0.95), description="Adam's betas, each in [0, 1)")
     eps: float = Field(1e-5, gt=0, description="Adam's epsilon")
@@ -290,13 +292,13 @@ class EvaluationSection(Section):
 class SFTSection(Section):
     """An optional supervised stage before the loop, through TRL's SFTTrainer."""
 
-    data: str = Field(description="JSON/JSONL file, Arrow file or folder, or hub name")
+    data: str = Field(description=DATA)
     split: str = Field("train", description="split of a hub data set")
     prompt: str = Field("prompt", description="column with the prompt")
     completion: str = Field("completion", description="column with the response")
     epochs: float = Field(3.0, gt=0, description="passes over the data")
     batch: int = Field(4, ge=1, description="rows an update")
-    lr: float = Field(8e-6, gt=0, description="learning rate")
+    lr: float = Field(8e-6, gt=0, le=1, description="learning rate")
 
 
 class BackendSection(Section):
@@ -304,7 +306,9 @@ class BackendSection(Section):
 
     device: Literal["auto", "cpu", "gpu"] = Field("auto", description="what accelerate should use")
     dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="fp32 on CPU, bf16 on GPU")
-    threads: int | None = Field(None, ge=1, description="torch threads; all cores when left out")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="torch threads; OMP_NUM_THREADS, or all cores"
+    )
 
 
 def _nothing() -> Any:

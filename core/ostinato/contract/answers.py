@@ -20,7 +20,7 @@ def blamed(plugin: str, what: str) -> Iterator[None]:
     """Note on an error in whose code it arose: the command says it."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         error.add_note(f"in plugin '{plugin}', {what}")
         raise
 

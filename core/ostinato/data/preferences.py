@@ -84,7 +84,7 @@ def collect(policy: Policy, prompts: PromptSet, ctx: Context, purpose: str) -> D
     text, _ids (the policy's tokens, stop token included), _finished, _index and _gold (or null).
     """
     k = ctx.config.preferences.responses
-    samples = _drawn(policy, prompts, k, ctx, purpose)
+    samples = _drawn(policy, prompts, k, ctx, purpose, ctx.config.generation.preference_top_p)
     raw = ctx.gold_scores(samples)  # in fp32: rounded, one pair in a hundred would be tied
     gold = [None] * len(samples) if raw is None else raw.tolist()
     prompt_rows, response_rows = token_rows(samples)
@@ -127,12 +127,14 @@ def collect_meta(policy: Policy, prompts: PromptSet, responses: int, ctx: Contex
     )
 
 
-def _drawn(policy: Policy, prompts: PromptSet, count: int, ctx: Context, purpose: str) -> Samples:
+def _drawn(
+    policy: Policy, prompts: PromptSet, count: int, ctx: Context, purpose: str, top_p: float = 1.0
+) -> Samples:
     """``count`` responses to each prompt, those of one prompt side by side."""
-    repeated = [row for row in prompts.tokens for _ in range(count)]
+    each = prompts.repeated(count)
     generator = ctx.draws.generator(purpose, device=policy.lm.device)
     with ctx.autocast():
-        return sample(policy, repeated, ctx.config.generation, generator)
+        return sample(policy, each.tokens, ctx.config.generation, generator, each.texts, top_p)
 
 
 def label(comparisons: Dataset, plugins: Plugins, ctx: Context) -> Dataset:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import hashlib
+import io
 import json
+import re
+import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +27,16 @@ ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes "
     "the request.\n\n### Instruction:\n{instruction}\n\n### Response:\n"
 )
+OPEN_ASSISTANT = "<|prompter|>{instruction}<|endoftext|><|assistant|>"
+NAMED = {  # without and with a column `input`
+    "alpaca": (ALPACA, ALPACA_WITH_INPUT),
+    "open-assistant": (
+        OPEN_ASSISTANT,
+        OPEN_ASSISTANT.replace("{instruction}", "{instruction}\n{input}"),
+    ),
+}
+WIDEST = 1000  # characters that a template may pad a column to
+TEXTS = {".jsonl", ".json", ".csv", ".txt"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +53,10 @@ class PromptSet:
     def first(self, count: int) -> PromptSet:
         """At most so many prompts, from the start."""
         return self.take(range(min(count, len(self))))
+
+    def repeated(self, times: int) -> PromptSet:
+        """Each prompt so many times, one after the other."""
+        return self.take(i for i in range(len(self)) for _ in range(times))
 
     def take(self, index: Iterable[int]) -> PromptSet:
         """The prompts at these places."""
@@ -65,15 +84,16 @@ class PromptSplits:
 
 
 def read_rows(data: str, split: str, key: str) -> list[dict[str, Any]]:
-    """Rows of a JSON or JSONL file, an Arrow file, a saved `datasets` folder, or a hub data set."""
+    """Rows of a text file, an Arrow or Parquet file, a saved `datasets` folder, or a hub data set.
+
+    A line of a ``.txt`` file is the ``prompt`` of a row; text files may be compressed (``.gz``).
+    """
     path = Path(data)
     try:
-        if path.suffix == ".jsonl":
-            rows = _read_lines(path, key)
-        elif path.suffix == ".json":
-            rows = json.loads(path.read_text(encoding="utf-8-sig"))
-        else:
-            rows = _read_dataset(path, data, split)
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError("it is no regular file")  # a pipe would be waited for
+        kind = Path(data.removesuffix(".gz")).suffix
+        rows = _read_text(path, kind, key) if kind in TEXTS else _read_dataset(path, data, split)
     except FileNotFoundError:  # a missing file, or `datasets`' word for a missing hub data set
         raise UserError(
             f"{key}: '{data}' is neither a file or folder here nor a data set on the hub"
@@ -83,23 +103,35 @@ def read_rows(data: str, split: str, key: str) -> list[dict[str, Any]]:
     except UserError:
         raise
     except Exception as error:  # pyarrow, the hub and `datasets` each raise errors of their own
-        raise UserError(f"{key}: '{data}' cannot be read: {first_line(error)}") from error
+        said = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"{key}: '{data}' cannot be read: {said}") from error
     if not isinstance(rows, list) or not rows or not all(isinstance(r, dict) for r in rows):
         raise UserError(f"{key}: '{data}' should hold at least one row, each a mapping")
     return rows
 
 
-def _read_lines(path: Path, key: str) -> list[Any]:
-    rows = []
+def _read_text(path: Path, kind: str, key: str) -> Any:
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8-sig") as file:
+        text = file.read()
+    if kind == ".json":
+        return json.loads(text)
+    if kind == ".csv":
+        rows = list(csv.DictReader(io.StringIO(text), strict=True))
+        if any(None in row for row in rows):
+            raise ValueError("a row has more cells than the first line has names")
+        return rows
     # not splitlines(): it breaks at U+2028 and U+0085 too, which JSON strings may hold as they are
-    lines = path.read_text(encoding="utf-8-sig").split("\n")
-    for number, line in enumerate(lines, start=1):
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if kind == ".txt":
+        return [{"prompt": line} for _, line in lines]
+    found = []
+    for number, line in lines:
         try:
-            if line.strip():
-                rows.append(json.loads(line))
+            found.append(json.loads(line))
         except json.JSONDecodeError:
             raise UserError(f"{key}: '{path}' is not valid JSON at line {number}") from None
-    return rows
+    return found
 
 
 def _read_dataset(path: Path, name: str, split: str) -> list[dict[str, Any]]:
@@ -117,39 +149,78 @@ def _read_dataset(path: Path, name: str, split: str) -> list[dict[str, Any]]:
             if split not in made:
                 raise ValueError(f"no split '{split}'{closest(split, made)}")
             made = made[split]
+    elif path.is_file():
+        raise ValueError(f"expected one of {', '.join(sorted(TEXTS))}, .parquet and .arrow")
     else:
         made = datasets.load_dataset(name, split=split)
     rows: list[dict[str, Any]] = made.to_list()
     return rows
 
 
+class _Filled(string.Formatter):
+    """A template over the columns of a row, whose values must be text or numbers."""
+
+    def __init__(self, field: str, where: str) -> None:
+        self.field = field  # the column that {prompt} stands for
+        self.where = where
+
+    def get_value(self, key: int | str, args: Any, row: Any) -> Any:
+        if key == "prompt":
+            require(row, self.field, self.where)
+            return row[self.field]
+        return row[key]
+
+    def get_field(self, name: str, args: Any, row: Any) -> Any:
+        value, first = super().get_field(name, args, row)
+        check_text(value, self.field if name == "prompt" else name, self.where)
+        return value, first
+
+    def format_field(self, value: Any, form: str) -> str:
+        if any(int(number) > WIDEST for number in re.findall(r"\d+", form)):
+            raise ValueError(f"'{form}' asks for more than {WIDEST} characters")
+        return str(super().format_field(value, form))
+
+
 def render(row: Mapping[str, Any], template: str, field: str, where: str) -> str:
     """A row as the policy's prompt; ``{prompt}`` in the template is the column ``field``.
 
-    ``where`` names the data in the UserError that a missing column raises.
+    ``where`` names the data in the UserError that a column without text raises.
     """
-    if template in {"alpaca", "open-assistant"}:
-        _require(row, "instruction", where)
-        given = str(row.get("input") or "")
-        if template == "alpaca":
-            form = ALPACA_WITH_INPUT if given else ALPACA
-            return form.format(instruction=row["instruction"], input=given)
-        question = "\n".join(filter(None, [str(row["instruction"]), given]))
-        return f"<|prompter|>{question}<|endoftext|><|assistant|>"
-    if "{prompt}" in template:
-        _require(row, field, where)
+    if template in NAMED:
+        require(row, "instruction", where)
+        template = NAMED[template][bool(row.get("input"))]
     try:
-        return template.format_map({**row, "prompt": row.get(field)})
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        return _Filled(field, where).vformat(template, (), row)
+    except (LookupError, ValueError, AttributeError, TypeError) as error:
         raise UserError(
             f"prompts.template: '{template}' does not fit the rows of {where}: {error}; "
             f"their columns are {', '.join(row)}"
         ) from None
 
 
-def _require(row: Mapping[str, Any], column: str, where: str) -> None:
-    if column in row and row[column] is None:
-        raise UserError(f"a row of {where} has nothing in its column '{column}'")
+def text_of(row: Mapping[str, Any], column: str, where: str) -> str:
+    """What stands in a column; UserError where that is no text."""
+    require(row, column, where)
+    check_text(row[column], column, where)
+    return str(row[column])
+
+
+def check_text(value: Any, column: str, where: str) -> None:
+    """UserError for what is neither text nor a number."""
+    found = f"a {type(value).__name__}"
+    if isinstance(value, str):
+        found = "half a surrogate pair" if re.search("[\ud800-\udfff]", value) else ""
+    elif type(value) in {int, float}:
+        found = ""
+    elif value is None:
+        found = "nothing"
+    if found:
+        hint = "; conversations are not read" if isinstance(value, list | dict) else ""
+        raise UserError(f"a row of {where} has {found} in its column '{column}', not text{hint}")
+
+
+def require(row: Mapping[str, Any], column: str, where: str) -> None:
+    """UserError where a row has no such column."""
     if column not in row:
         raise UserError(f"a row of {where} has no column '{column}'{closest(column, row)}")
 

@@ -201,7 +201,8 @@ class Evaluator:
 
     def _draw(self, policy: Policy, generator: torch.Generator) -> Samples:
         with self.backend.autocast():
-            return sample(policy, self.prompts.tokens, self.ctx.config.generation, generator)
+            settings, prompts = self.ctx.config.generation, self.prompts
+            return sample(policy, prompts.tokens, settings, generator, prompts.texts)
 
     def scores(self, reward: Reward, samples: Samples) -> Tensor:
         """Scores (B,) in fp32, as the ruler's: whatever the policy is optimised in."""

@@ -81,11 +81,11 @@ class Rollouts:
         """
         settings, k = ctx.config.rl, self.algorithm.responses_per_prompt
         prompts = self._prompts(ctx, settings.rollout_size // k)
-        repeated = [prompt for prompt in prompts for _ in range(k)]
+        each = prompts.repeated(k)
         generator = ctx.generator(f"rollout {self.name}", self.policy.lm.device)
         size = settings.minibatch // settings.accumulate
         with self.backend.autocast():
-            samples = sample(self.policy, repeated, ctx.config.generation, generator)
+            samples = sample(self.policy, each.tokens, ctx.config.generation, generator, each.texts)
             scores = self.reward_model.score_samples(samples)
             (ref_logprobs,) = in_parts(lambda s: (self.anchor.logprobs(s),), samples, size)
         whole = len(samples) <= size and not hasattr(self.algorithm, "keep")
@@ -109,17 +109,17 @@ class Rollouts:
         )
         return batch, values.detach(), outputs
 
-    def _prompts(self, ctx: Context, count: int) -> list[list[int]]:
+    def _prompts(self, ctx: Context, count: int) -> PromptSet:
         """The rollout's prompts: a fresh permutation of the RL prompts each time round."""
         size = len(self.prompts)
-        found: list[list[int]] = []
+        found: list[int] = []
         for place in range(ctx.step * count, (ctx.step + 1) * count):
             epoch, index = divmod(place, size)
             if not found or index == 0:
                 generator = ctx.draws.generator(f"rl prompts {self.name}", epoch)
                 order = torch.randperm(size, generator=generator)
-            found.append(self.prompts.tokens[int(order[index])])
-        return found
+            found.append(int(order[index]))
+        return self.prompts.take(found)
 
     def _transformed(self, rewards: RewardBatch, ctx: Context) -> RewardBatch:
         owner, hook = self.plugins.owners["combine_rm"], "reward_transform"

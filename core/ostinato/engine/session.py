@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -21,11 +22,11 @@ from ostinato.contract.context import Context
 from ostinato.contract.events import Event, EventKind
 from ostinato.contract.plugins import Plugins, activate
 from ostinato.data.preferences import load_data, save_data
-from ostinato.data.prompts import PromptSplits, load_prompts, split_texts
+from ostinato.data.prompts import PromptSet, PromptSplits, load_prompts, split_texts
 from ostinato.engine.sft import prompt_answers, train_sft
 from ostinato.machine.backend import Backend
 from ostinato.models.generation import check_length, sample, stop_token
-from ostinato.models.gold import load_gold
+from ostinato.models.gold import load_gold, try_gold
 from ostinato.models.loading import vocabulary_key
 from ostinato.models.policy import Policy
 from ostinato.models.reward_model import RewardModel
@@ -87,7 +88,7 @@ def _missing(config: RunConfig) -> Iterator[str]:
     }
     for key, section in sections.items():
         model = section.model if section else None
-        if model and model.startswith((".", "/", "~")) and not Path(model).is_dir():
+        if model and model[:1] in {".", "/", "~"} and not os.path.isdir(model):
             yield f"{key}.model: no folder '{model}'"
         if section and section.random is not None:
             kind = str(section.random["model_type"])
@@ -95,12 +96,13 @@ def _missing(config: RunConfig) -> Iterator[str]:
                 hint = closest(kind, CONFIG_MAPPING)
                 yield f"{key}.random.model_type: transformers has no model '{kind}'{hint}"
     attempts: list[Callable[[], Any]] = []
+    known: list[str] = []  # what gold.function is tried on: it may not take any prompt
     if looks_local(config.prompts.data or ""):
-        attempts.append(lambda: split_texts(config.prompts))
+        attempts.append(lambda: known.extend(split_texts(config.prompts)["evaluation"].values()))
     if config.sft is not None and looks_local(config.sft.data):
         attempts.append(lambda: prompt_answers(config))
-    if config.gold is not None and config.gold.function is not None:
-        attempts.append(config.gold.factory)
+    if (gold := config.gold) is not None and gold.function is not None:
+        attempts.append(lambda: try_gold(gold, known[:2]))
     for attempt in attempts:
         try:
             attempt()
@@ -128,7 +130,7 @@ def _refused(config: RunConfig, plugins: Plugins) -> Iterator[str]:
 
 def looks_local(data: str) -> bool:
     """Whether a data set is a path rather than a hub name."""
-    return bool(Path(data).suffix) or data.startswith((".", "/", "~")) or Path(data).exists()
+    return bool(Path(data).suffix) or data[:1] in {".", "/", "~"} or os.path.exists(data)
 
 
 class Session:
@@ -166,7 +168,7 @@ class Session:
         )
         _ = self.initial_reward_model  # one that cannot be loaded ends the run before the SFT
         self.sft_policy = self.directory.artefact("sft", self._sft, Policy.save, self.load_policy)
-        stop_token(self.sft_policy, config.generation)
+        stop_token(self.tokenizer, config.generation)
         self.sft = PolicyHandle("sft", lambda: self.sft_policy)
         self.prompts: PromptSplits = load_prompts(config.prompts, self.tokenizer)
         check_length(self.sft_policy.lm, self.prompts.longest, config.generation)
@@ -207,24 +209,34 @@ class Session:
                 bool(self.plugins.need("lm_head")),
                 readers=self.plugins.readers,
             )
+        known = model.tokenizer.get_vocab()
+        model.stop = known.get(self.config.generation.stop, model.stop)
         return model.to(self.backend.device)
 
     def _ruler(self) -> Ruler:
         """SFT responses to the evaluation prompts and to as many RL prompts, with their golds."""
-        splits = self.prompts
-        chosen = {"evaluation": splits.evaluation, "rl": splits.rl.first(len(splits.evaluation))}
         made = {}
-        for name, prompts in chosen.items():
+        for name, prompts in self._ruler_prompts.items():
             generator = self.draws.generator(f"ruler {name}", device=self.backend.device)
             with self.backend.autocast():
                 made[name] = sample(
-                    self.sft_policy, prompts.tokens, self.config.generation, generator
+                    self.sft_policy,
+                    prompts.tokens,
+                    self.config.generation,
+                    generator,
+                    prompts.texts,
                 )
         golds = [self.ctx.gold_scores(samples) for samples in made.values()]
         return Ruler(**made, gold=golds[0], rl_gold=golds[1])
 
     def _load_ruler(self, folder: Path) -> Ruler:
-        return Ruler.load(folder, self.tokenizer, self.backend.device)
+        texts = {name: prompts.texts for name, prompts in self._ruler_prompts.items()}
+        return Ruler.load(folder, self.tokenizer, self.backend.device, texts)
+
+    @property
+    def _ruler_prompts(self) -> dict[str, PromptSet]:
+        splits = self.prompts
+        return {"evaluation": splits.evaluation, "rl": splits.rl.first(len(splits.evaluation))}
 
     def _sft(self) -> Policy:
         with self.draws.forked("policy weights"):

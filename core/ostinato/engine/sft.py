@@ -9,10 +9,10 @@ from typing import Any
 from datasets import Dataset, disable_progress_bars
 
 from ostinato.config.draws import seed_for
-from ostinato.config.errors import UserError, closest
 from ostinato.config.sections import RunConfig
-from ostinato.data.prompts import read_rows, render
+from ostinato.data.prompts import read_rows, render, text_of
 from ostinato.machine.backend import Backend
+from ostinato.models.generation import stop_token
 from ostinato.models.loading import prompt_tokens, response_tokens
 from ostinato.models.policy import Policy
 
@@ -24,11 +24,8 @@ def prompt_answers(config: RunConfig) -> tuple[list[str], list[str]]:
     where = f"sft.data '{settings.data}'"
     texts, answers = [], []
     for row in read_rows(settings.data, settings.split, "sft.data"):
-        if row.get(settings.completion) is None:
-            hint = closest(settings.completion, row)
-            raise UserError(f"a row of {where} has no column '{settings.completion}'{hint}")
         texts.append(render(row, config.prompts.template, settings.prompt, where))
-        answers.append(str(row[settings.completion]))
+        answers.append(text_of(row, settings.completion, where))
     return texts, answers
 
 
@@ -36,7 +33,8 @@ def completions(tokenizer: Any, config: RunConfig) -> Dataset:
     """SFT rows as ``input_ids`` and ``completion_mask``, 1 on the completion and its stop token."""
     texts, answers = prompt_answers(config)
     prompts = prompt_tokens(tokenizer, texts)
-    responses = response_tokens(tokenizer, answers, [True] * len(answers))
+    stop = stop_token(tokenizer, config.generation)
+    responses = response_tokens(tokenizer, answers, [True] * len(answers), stop)
     pairs = list(zip(prompts, responses, strict=True))
     return Dataset.from_dict(
         {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -12,15 +13,16 @@ from accelerate.state import AcceleratorState
 from ostinato.config.errors import UserError
 from ostinato.config.sections import BackendSection
 
+BF16 = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is ARM's word for it
+
 
 class Backend:
-    """Device, dtype and autocast of a run. Weights stay fp32; bf16 is autocast's, on a GPU."""
+    """Device, dtype and autocast of a run. Weights stay fp32; bf16 is autocast's."""
 
     def __init__(self, settings: BackendSection) -> None:
         if settings.device == "gpu" and not torch.accelerator.is_available():
             raise UserError("backend.device: 'gpu' is asked for, but torch finds none")
-        cpu = settings.device == "cpu" or not torch.accelerator.is_available()
-        dtype = settings.dtype if settings.dtype != "auto" else ("fp32" if cpu else "bf16")
+        cpu, dtype = chosen(settings)
         AcceleratorState._reset_state(reset_partial_state=True)  # a second run in one process
         self.accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if dtype == "bf16" else "no")
         if self.accelerator.num_processes > 1:
@@ -30,7 +32,7 @@ class Backend:
             )
         self.dtype = dtype
         self.device: torch.device = self.accelerator.device
-        self.threads = settings.threads or len(os.sched_getaffinity(0))
+        self.threads = settings.threads or default_threads()
         torch.set_num_threads(self.threads)
 
     def autocast(self) -> AbstractContextManager[None]:
@@ -40,4 +42,29 @@ class Backend:
 
     def __str__(self) -> str:
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        return f"{self.device.type}, {self.dtype}, {threads}"
+        return f"{self.device.type}, {self.dtype}, {threads}{caution(self.device.type, self.dtype)}"
+
+
+def chosen(settings: BackendSection) -> tuple[bool, str]:
+    """Whether it will run on the CPU, and in which dtype."""
+    cpu = settings.device == "cpu" or not torch.accelerator.is_available()
+    return cpu, settings.dtype if settings.dtype != "auto" else ("fp32" if cpu else "bf16")
+
+
+def caution(device: str, dtype: str) -> str:
+    """What a person should know of bf16 where the CPU only imitates it; Linux alone says so."""
+    try:
+        known = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return ""
+    slow = device == "cpu" and dtype == "bf16" and known.isdisjoint(BF16)
+    return "; this CPU has no instructions for bf16, so it will be slower than fp32" if slow else ""
+
+
+def default_threads() -> int:
+    """What OMP_NUM_THREADS says (its first level), else every core that this process may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(allowed(0)) if allowed else os.cpu_count() or 1

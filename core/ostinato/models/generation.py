@@ -16,11 +16,11 @@ from ostinato.models.policy import Policy
 from ostinato.models.samples import Samples
 
 
-def stop_token(policy: Policy, settings: GenerationSection) -> int:
-    """The id of the token that ends a response."""
+def stop_token(tokenizer: Any, settings: GenerationSection) -> int:
+    """The id, in the policy's tokenizer, of the token that ends a response."""
     if settings.stop is None:
-        return int(policy.tokenizer.eos_token_id)
-    known = policy.tokenizer.get_vocab()
+        return int(tokenizer.eos_token_id)
+    known = tokenizer.get_vocab()
     if settings.stop not in known:
         near = closest(settings.stop, known)
         raise UserError(
@@ -48,19 +48,22 @@ def sample(
     prompts: Sequence[Sequence[int]],
     settings: GenerationSection,
     generator: torch.Generator,
+    texts: Sequence[str] | None = None,
+    top_p: float = 1.0,
 ) -> Samples:
     """One response to each prompt (token ids), drawn at the policy's temperature.
 
     Prompts are padded left, responses right with the pad token; the stop token is looked for in
-    the response only and is its last real token.
+    the response only and is its last real token. ``texts``: the prompts as they were before they
+    became tokens, which lose what the vocabulary lacks. ``top_p`` restricts each token's draw.
     """
-    stop = stop_token(policy, settings)
+    stop = stop_token(policy.tokenizer, settings)
     pad = int(policy.tokenizer.pad_token_id)
     device = policy.lm.device
     ids, mask = padded(prompts, pad, left=True)
     ids, mask = ids.to(device), mask.to(device)
     parts = [
-        _sample_batch(policy, i, m, settings.max_new_tokens, stop, pad, generator)
+        _sample_batch(policy, i, m, settings.max_new_tokens, stop, pad, generator, top_p)
         for i, m in zip(ids.split(settings.batch), mask.split(settings.batch), strict=True)
     ]
     width = max(part.shape[1] for part in parts)
@@ -70,7 +73,7 @@ def sample(
     real = responses >= 0
     responses = responses.masked_fill(~real, pad)
     last = responses.gather(1, (real.sum(1, keepdim=True) - 1).clamp_min(0)).squeeze(1)
-    return Samples(policy.tokenizer, ids, mask, responses, real, last == stop)
+    return Samples(policy.tokenizer, ids, mask, responses, real, last == stop, texts)
 
 
 def _sample_batch(
@@ -81,6 +84,7 @@ def _sample_batch(
     stop: int,
     pad: int,
     generator: torch.Generator,
+    top_p: float,
 ) -> Tensor:
     """Responses (B, T), -1 after the stop token."""
     trunk, cache = policy.lm.base_model, DynamicCache(config=policy.lm.config)
@@ -92,7 +96,7 @@ def _sample_batch(
     for _ in range(limit):
         extra = {"attention_mask": seen, "position_ids": positions} if ragged else {}
         states = trunk(input_ids=step, past_key_values=cache, use_cache=True, **extra)[0]
-        token = draw(policy.logits(states[:, -1]), generator)
+        token = draw(nucleus(policy.logits(states[:, -1]), top_p), generator)
         out.append(token.masked_fill(done[:, None], -1))
         done = done | (token[:, 0] == stop)
         if bool(done.all()):
@@ -102,6 +106,15 @@ def _sample_batch(
             seen = torch.cat([seen, torch.ones_like(token)], dim=1)
             positions = positions[:, -1:] + 1
     return torch.cat(out, dim=1)
+
+
+def nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """Logits (B, vocabulary), -inf outside the likeliest tokens that together reach ``top_p``."""
+    if top_p == 1:
+        return logits
+    chances, order = logits.double().softmax(-1).sort(dim=-1, descending=True, stable=True)
+    outside = chances.cumsum(-1) - chances >= top_p  # those before it reach it already
+    return logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
 
 
 def draw(logits: Tensor, generator: torch.Generator) -> Tensor:

@@ -16,6 +16,10 @@ from ostinato.models.loading import from_checkpoint
 from ostinato.models.reward_model import SCORING_BATCH, RewardModel
 from ostinato.models.samples import Samples, Scorer
 
+SIGNATURE = (
+    "expected score(prompts, responses, finished), lists of text, text and truth values, to answer "
+    "a tensor with a number a response"
+)
 MAX_TOKENS = 2048  # longest prompt + response that a checkpoint reads, if its context has the room
 
 
@@ -33,6 +37,13 @@ def load_gold(section: GoldSection, device: torch.device) -> Scorer:
     shared = section.model_dump(exclude={"function", "batch"})
     loaded = RewardModelSection(**shared, max_tokens=MAX_TOKENS)
     return RewardModel.load(loaded, key="gold", trained=True).to(device)
+
+
+def try_gold(section: GoldSection, prompts: Sequence[str]) -> None:
+    """Ask ``gold.function`` once, of made-up responses to ``prompts``; UserError if it is wrong."""
+    gold = load_gold(section, torch.device("cpu"))
+    if prompts:
+        gold.score(prompts, ["a response"] * len(prompts), [True] * len(prompts))
 
 
 def gold_scores(gold: Scorer, samples: Samples, batch: int) -> Tensor:
@@ -64,15 +75,15 @@ class GoldFunction:
             found = self.made.score(prompts, responses, finished)
         except UserError:  # it has its own sentence
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             first = next(iter(str(error).splitlines()), "")
-            raise UserError(f"{whose} failed: {type(error).__name__}: {first}") from error
+            hint = f"; {SIGNATURE}" if isinstance(error, TypeError) else ""
+            raise UserError(f"{whose} failed: {type(error).__name__}: {first}{hint}") from error
         if not isinstance(found, Tensor):
-            kind = type(found).__name__
-            raise UserError(f"{whose} is a {kind}, expected a tensor with a number a response")
+            raise UserError(f"{whose} is a {type(found).__name__}; {SIGNATURE}")
         if found.shape != (len(prompts),):
-            shape = tuple(found.shape)
-            raise UserError(f"{whose} has shape {shape}, expected ({len(prompts)},)")
+            wrong = f"has shape {tuple(found.shape)} for {len(prompts)} responses"
+            raise UserError(f"{whose} {wrong}; {SIGNATURE}")
         if not bool(found.isfinite().all()):
             raise NonFiniteError(f"{whose} is not finite")
         return found
@@ -85,14 +96,13 @@ def _made(section: GoldSection) -> Any:
     factory = section.factory()
     try:
         made = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"gold.function: {name}() failed: {type(error).__name__}: {error}"
         ) from error
     if not callable(getattr(made, "score", None)):
         raise UserError(
-            f"gold.function: {name}() answered a {type(made).__name__} "
-            "without `score(prompts, responses, finished)`"
+            f"gold.function: {name}() answered a {type(made).__name__} without score; {SIGNATURE}"
         )
     return made
 

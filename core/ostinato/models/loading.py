@@ -122,11 +122,11 @@ def prompt_texts(tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[str]:
 
 
 def response_tokens(
-    tokenizer: Any, texts: Sequence[str], finished: Sequence[bool]
+    tokenizer: Any, texts: Sequence[str], finished: Sequence[bool], stop: int | None = None
 ) -> list[list[int]]:
-    """Token ids of responses, the eos last where one is ``finished``."""
+    """Token ids of responses, ``stop`` (the eos if left out) last where one is ``finished``."""
     rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    end = [tokenizer.eos_token_id]
+    end = [tokenizer.eos_token_id if stop is None else stop]
     return [row + end if done else row for row, done in zip(rows, finished, strict=True)]
 
 

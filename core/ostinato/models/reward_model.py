@@ -69,6 +69,7 @@ class RewardModel(nn.Module, Reward):
         max_tokens: int = 1024,
         settings: Mapping[str, Any] | None = None,
         readers: Mapping[str, Reader] = MEAN,
+        stop: int | None = None,
     ) -> None:
         nn.Module.__init__(self)
         self.readers = readers
@@ -77,6 +78,7 @@ class RewardModel(nn.Module, Reward):
         self._read_with(reader, settings)
         self.calibration = calibration or Calibration()
         self.max_tokens = max_tokens
+        self.stop = tokenizer.eos_token_id if stop is None else stop  # ends a finished response
         self.lm_head: nn.Module | None = None
         self.plugin_modules = nn.ModuleDict()
         self.key = vocabulary_key(tokenizer)
@@ -134,6 +136,7 @@ class RewardModel(nn.Module, Reward):
             facts["max_tokens"],
             facts["settings"],
             readers,
+            facts["stop"],
         )
         if (folder / PLUGIN_MODULES).exists():
             made.plugin_modules = saved_modules(load_file(folder / PLUGIN_MODULES))
@@ -146,6 +149,7 @@ class RewardModel(nn.Module, Reward):
             "settings": self.settings,
             "calibration": vars(self.calibration),
             "max_tokens": self.max_tokens,
+            "stop": self.stop,
         }
         save_model(self.model, self.tokenizer, folder)
         if len(self.plugin_modules):
@@ -205,7 +209,7 @@ class RewardModel(nn.Module, Reward):
         """Token ids of prompts and responses in this model's own vocabulary."""
         return (
             prompt_tokens(self.tokenizer, prompts),
-            response_tokens(self.tokenizer, responses, finished),
+            response_tokens(self.tokenizer, responses, finished, self.stop),
         )
 
     def joined(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,12 +48,15 @@ class Ruler:
         )
 
     @classmethod
-    def load(cls, folder: Path, tokenizer: Any, device: torch.device) -> Ruler:
-        """What :meth:`save` wrote."""
+    def load(
+        cls, folder: Path, tokenizer: Any, device: torch.device, texts: Mapping[str, Sequence[str]]
+    ) -> Ruler:
+        """What :meth:`save` wrote; ``texts`` are the prompts of each part."""
         found = load_file(folder / "ruler.safetensors")
         parts = {
             name: Samples(
                 tokenizer,
+                texts=texts[name],
                 **{
                     key.removeprefix(f"{name}."): value.to(device)
                     for key, value in found.items()

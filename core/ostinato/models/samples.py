@@ -19,6 +19,7 @@ class Samples:
 
     ``prompt_ids`` (B, P) is padded left, ``response_ids`` (B, T) right; masks are boolean and a
     response's stop token counts as its last real token. ``finished`` (B,): the stop token came.
+    ``texts`` are the prompts as they were before they became tokens, where that is known.
     """
 
     tokenizer: Any
@@ -27,6 +28,7 @@ class Samples:
     response_ids: Tensor
     mask: Tensor
     finished: Tensor
+    texts: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
@@ -34,12 +36,15 @@ class Samples:
     @cached_property
     def prompts(self) -> list[str]:
         """Prompt texts; special tokens that a template put in are part of them."""
+        if self.texts is not None:
+            return list(self.texts)
         return prompt_texts(self.tokenizer, self._real(self.prompt_ids, self.prompt_mask))
 
     @cached_property
     def responses(self) -> list[str]:
-        """Response texts, without special tokens."""
-        rows = self._real(self.response_ids, self.mask)
+        """Response texts, without their stop token and special tokens."""
+        pairs = zip(self._real(self.response_ids, self.mask), self.finished.tolist(), strict=True)
+        rows = [row[:-1] if finished else row for row, finished in pairs]
         return [str(t) for t in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
     @property
@@ -64,7 +69,7 @@ class Samples:
     def to(self, device: torch.device) -> Samples:
         """The same on another device."""
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return Samples(self.tokenizer, **moved)
+        return Samples(self.tokenizer, **moved, texts=self.texts)
 
     def rows(self, index: Tensor) -> Samples:
         """The samples at ``index``; response columns that became all padding are cut off."""
@@ -76,6 +81,7 @@ class Samples:
             self.response_ids[index, :width],
             self.mask[index, :width],
             self.finished[index],
+            self.texts and [self.texts[i] for i in torch.arange(len(self))[index.cpu()]],
         )
 
 

@@ -14,7 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,6 +21,7 @@ from torch import Tensor
 from ostinato.config.errors import UserError
 from ostinato.config.reading import flat
 from ostinato.config.sections import RunConfig
+from ostinato.config.yaml_files import YAMLError, dumped, parsed
 from ostinato.contract.plugins import Plugins
 from ostinato.runs.disk import checksum, disk_errors, sync
 from ostinato.runs.metrics import Metrics
@@ -70,9 +70,9 @@ class RunDirectory:
         resumed = path.exists()
         if resumed:
             try:
-                theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
+                theirs = parsed(path.read_text(encoding="utf-8"))
                 changed = differences(theirs, mine)
-            except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, AttributeError):
+            except (YAMLError, UnicodeDecodeError, LookupError, TypeError, AttributeError):
                 raise UserError(
                     f"{path}: is damaged; restore it, or start again in another folder"
                 ) from None
@@ -84,7 +84,7 @@ class RunDirectory:
                 )
         with disk_errors(path):
             new = path.with_name(beside(path.name))
-            new.write_text(yaml.safe_dump(mine, sort_keys=False), encoding="utf-8")
+            new.write_text(dumped(mine), encoding="utf-8")
             sync(new)
             new.replace(path)
         for left in list(self.path.rglob(beside("*"))):  # a list: the walk must not see it go

@@ -11,6 +11,7 @@ from rich.text import Text
 from ostinato.config.sections import ModelSection, RunConfig
 from ostinato.contract.hookspecs import KINDS
 from ostinato.contract.plugins import Plugins
+from ostinato.machine.backend import caution, chosen
 from ostinato.report.tables import LEGEND, MMD
 from ostinato.terminal.printing import STYLES, Screen, show
 
@@ -76,8 +77,11 @@ def legend() -> Table:
 def show_check(source: str, config: RunConfig, plugins: Plugins) -> None:
     """What ``ostinato check`` says of a valid run."""
     console = Screen()
+    cpu, dtype = chosen(config.backend)
+    device = "cpu" if cpu else "gpu"
     facts = [
         *sources(config),
+        ("runs on", f"{device}, {dtype}{caution(device, dtype)}"),
         ("iterations", f"{config.iterations} of {config.rl.rollouts} rollouts"),
     ]
     show(console, brief(config, plugins, facts), "")

@@ -50,7 +50,9 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an u
 
 
 def _leave(text: str, status: int) -> NoReturn:
-    typer.echo(text, err=True)
+    from ostinato.terminal.printing import visible
+
+    typer.echo(visible(text), err=True)
     raise typer.Exit(status)
 
 
@@ -68,8 +70,8 @@ def _plain_errors(debug: bool = False, out: Path | None = None) -> Iterator[None
         _leave(f"Interrupted: {kept}.", 130)
     except (typer.Exit, typer.Abort):
         raise
-    except Exception as error:
-        if debug:
+    except (Exception, SystemExit) as error:  # a plugin that exits has not finished the run
+        if debug and isinstance(error, Exception):
             raise
         _leave(f"{_blame(error)} {_keep_traceback(error, out)}", 1)
 
@@ -78,7 +80,7 @@ def _holds_run(out: Path | None) -> bool:
     return out is not None and (out / "run.yaml").exists()
 
 
-def _blame(error: Exception) -> str:
+def _blame(error: BaseException) -> str:
     """One sentence: whose fault it is, and the error's type and first line."""
     notes = getattr(error, "__notes__", [])
     plugin = next((note for note in notes if note.startswith("in plugin")), None)
@@ -87,7 +89,7 @@ def _blame(error: Exception) -> str:
     return f"{where}: {type(error).__name__}{': ' if first else ''}{first.rstrip('.')}."
 
 
-def _keep_traceback(error: Exception, out: Path | None) -> str:
+def _keep_traceback(error: BaseException, out: Path | None) -> str:
     if out is None or not _holds_run(out):
         return "Add --debug to see the traceback."
     path = out / "error.txt"
@@ -110,9 +112,9 @@ def _default_out(source: str, seed: int) -> Path:
 @contextmanager
 def _loading() -> Iterator[None]:
     """A word on a terminal while torch and transformers are imported, which takes seconds."""
-    from rich.console import Console
+    from ostinato.terminal.printing import Screen
 
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     if not console.is_terminal:
         yield
         return

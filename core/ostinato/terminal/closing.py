@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ostinato.config.sections import RunConfig
+from ostinato.config.yaml_files import dumped
 from ostinato.contract.discovery import discover, hooks_of
 from ostinato.contract.plugins import Plugins
 from ostinato.report.tables import ITERATION, known, measured, saturation
@@ -45,7 +44,7 @@ def other_plugins(config: RunConfig, plugins: Plugins) -> str | None:
             continue
         if "combine_data" in hooks_of(claims[0].load()):
             kept = [e for e in config.plugins if owner not in (e if isinstance(e, dict) else [e])]
-            listed = yaml.safe_dump([name, *kept], default_flow_style=True, width=math.inf)
+            listed = dumped([name, *kept], flow=True)
             return f"plugins={listed.strip()}"
     return None
 

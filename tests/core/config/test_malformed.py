@@ -30,7 +30,7 @@ def assert_sentences(file: Path, stderr: str) -> None:
     for line, fragment in zip(lines, expected, strict=True):
         assert line.startswith(f"{file}: "), line
         assert fragment in line
-        assert len(line) < 400
+        assert len(line) < 600
         assert "Traceback" not in line
 
 

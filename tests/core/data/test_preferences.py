@@ -24,6 +24,7 @@ from ostinato.data.preferences import (
 )
 from ostinato.data.prompts import PromptSet
 from ostinato.models.policy import Policy
+from policy_kit import PolicyKit, words_tokenizer
 
 WORDS = ["x", "yz", "zzxy", "yy", "xyx", "zz"]
 
@@ -69,6 +70,46 @@ def test_every_pair_of_responses_is_a_comparison(world):
     one = {(r["group"], r["first_index"]): r["first"] for r in data}
     same = [r["second"] == one.get((r["group"], r["second_index"]), r["second"]) for r in data]
     assert all(same)
+
+
+def test_pairs_alone_are_drawn_from_a_nucleus(world):
+    """At a top-p of next to nothing a pair is twice the likeliest; no meta response is."""
+    ctx, policy, prompts = world
+    ctx = replace(ctx, config=ctx.config.model_copy(deep=True))
+    ctx.config.generation.preference_top_p = 1e-6
+    for purpose in ("preferences", "held-out preferences"):
+        data = collect(policy, prompts, ctx, purpose)
+        assert data["first_ids"][:] == data["second_ids"][:]
+    greedy = policy.lm.generate(
+        torch.tensor([prompts.tokens[0]]), max_new_tokens=5, do_sample=False, use_cache=False
+    )
+    assert data["first_ids"][0] == greedy[0, len(prompts.tokens[0]) :].tolist()
+    meta = collect_meta(policy, prompts, 2, ctx)
+    assert any(a != b for a, b in meta["response_ids"])
+
+
+def test_gold_reads_the_prompts_of_the_file(world):
+    """Not what the policy's tokenizer makes of them: here it knows no letter but x."""
+    ctx = replace(world[0], gold=Reader())
+    tokenizer = words_tokenizer(["<unk>", "x", "y"])
+    policy = PolicyKit.make(generation={"max_new_tokens": 2}).word_policy(0, tokenizer)
+    texts = ["x q", "x  </s>  y", "w"]
+    known = PromptSet([0, 1, 2], texts, [tokenizer(t)["input_ids"] for t in texts])
+    assert known.tokens[0] == [3, 2]
+    data = collect(policy, known, ctx, "preferences")
+    assert ctx.gold.seen == [text for text in texts for _ in range(2)]
+    assert data["prompt"][:] == texts
+
+
+class Reader:
+    """A gold that keeps what it is asked."""
+
+    def __init__(self):
+        self.seen = []
+
+    def score(self, prompts, responses, finished):
+        self.seen += prompts
+        return torch.zeros(len(prompts))
 
 
 def test_collecting_is_repeatable_and_differs_by_iteration_and_purpose(world):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
+import os
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict
@@ -65,8 +69,37 @@ def write_splits(folder):
     return folder / "saved"
 
 
+def write_csv(folder):
+    with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["prompt"])
+        writer.writeheader()
+        writer.writerows(ROWS)
+    return folder / "rows.csv"
+
+
+def write_txt(folder):
+    text = "\r\n".join(row["prompt"] for row in ROWS)
+    (folder / "rows.txt").write_bytes(text.encode() + b"\n\n")
+    return folder / "rows.txt"
+
+
+def compressed(write):
+    def made(folder):
+        path = write(folder)
+        with gzip.open(f"{path}.gz", "wb") as file:
+            file.write(path.read_bytes())
+        path.unlink()
+        return Path(f"{path}.gz")
+
+    made.__name__ = f"{write.__name__}_gz"
+    return made
+
+
+LOCAL = [write_jsonl, write_json, write_csv, write_txt]
+
+
 @pytest.mark.parametrize(
-    "write", [write_jsonl, write_json, write_arrow, write_folder, write_splits]
+    "write", [*LOCAL, *map(compressed, LOCAL), write_arrow, write_folder, write_splits]
 )
 def test_every_form_of_file_gives_its_rows(tmp_path, write):
     assert read_rows(str(write(tmp_path)), "train", "prompts.data") == ROWS
@@ -94,6 +127,11 @@ def broken_files(folder):
     (folder / "whole.json").write_text('[\n{"prompt": "a"},\n{"prompt" "b"}]')
     (folder / "latin.jsonl").write_bytes(b'{"prompt": "\xe9"}')
     (folder / "cut.arrow").write_bytes(b"ARROW1 and no more")
+    (folder / "wide.csv").write_text("prompt,tone\na,b\nc,d,e\n")
+    (folder / "quote.csv").write_text('prompt\n"open')
+    (folder / "no.jsonl.gz").write_bytes(b'{"prompt": "a"}')
+    (folder / "rows.tsv").write_text("prompt\na\n")
+    os.mkfifo(folder / "pipe.jsonl")
     DatasetDict({"training": Dataset.from_list(ROWS)}).save_to_disk(folder / "splits")
 
 
@@ -108,6 +146,13 @@ def broken_files(folder):
         ("whole.json", "'{}' is not valid JSON at line 3"),
         ("latin.jsonl", "'{}' cannot be read: "),
         ("cut.arrow", "'{}' cannot be read: "),
+        ("wide.csv", "'{}' cannot be read: a row has more cells than the first line has names"),
+        ("quote.csv", "'{}' cannot be read: unexpected end of data"),
+        ("no.jsonl.gz", "'{}' cannot be read: Not a gzipped file"),
+        ("absent.csv.gz", "'{}' is neither a file or folder here nor a data set on the hub"),
+        ("rows.tsv", "'{}' cannot be read: expected one of .csv, .json, .jsonl, .txt, .parquet"),
+        ("pipe.jsonl", "'{}' cannot be read: it is no regular file"),
+        ("n" * 300 + ".jsonl", "'{}' cannot be read: File name too long"),
         ("splits", "'{}' cannot be read: no split 'train'; did you mean 'training'?"),
     ],
 )
@@ -156,6 +201,10 @@ def test_custom_templates_see_every_column_and_the_chosen_field():
     row = {"question": "why {x}?", "tone": "kind"}
     assert render(row, "[{tone}] {prompt}", "question", "here") == "[kind] why {x}?"
     assert render(row, "{question}!", "prompt", "here") == "why {x}?!"
+    row = {"prompt": [{"content": "why?"}], "year": 1987, "share": 0.25}
+    assert render(row, "{prompt[0][content]} {year:>6} {share:.0%}", "prompt", "here") == (
+        "why?   1987 25%"
+    )
 
 
 @pytest.mark.parametrize(
@@ -167,6 +216,29 @@ def test_custom_templates_see_every_column_and_the_chosen_field():
         ({"prompt": "a"}, "{prompt} {tone}", "prompts.template: '{prompt} {tone}' does not fit"),
         ({"prompt": "a"}, "{prompt", "prompts.template: '{prompt' does not fit"),
         ({"prompt": "a"}, "{prompt.x}", "prompts.template: '{prompt.x}' does not fit"),
+        ({"prompt": "a"}, "{prompt[x]}", "prompts.template: '{prompt[x]}' does not fit"),
+        ({"prompt": "a"}, "{prompt} {}", "prompts.template: '{prompt} {}' does not fit"),
+        ({"prompt": "a", "tone": None}, "{prompt} {tone}", "a row of here has nothing in its col"),
+        ({"instruction": None}, "alpaca", "a row of here has nothing in its column 'instruction'"),
+        (
+            {"prompt": [{"role": "user", "content": "a"}]},
+            "{prompt}",
+            "a row of here has a list in its column 'prompt', not text; conversations are not read",
+        ),
+        ({"prompt": {"content": "a"}}, "{prompt!s}", "a row of here has a dict in its column 'pro"),
+        ({"prompt": True}, "{prompt}", "a row of here has a bool in its column 'prompt', not text"),
+        ({"prompt": "a\ud800"}, "{prompt}", "a row of here has half a surrogate pair in its colum"),
+        (
+            {"prompt": "a"},
+            "{prompt:>2000000000}",
+            "prompts.template: '{prompt:>2000000000}' does not fit the rows of here: "
+            "'>2000000000' asks for more than 1000 characters",
+        ),
+        (
+            {"prompt": "a", "n": 10**9},
+            "{prompt:>{n}}",
+            "prompts.template: '{prompt:>{n}}' does not",
+        ),
     ],
 )
 def test_a_template_that_does_not_fit_is_one_sentence(row, template, said):

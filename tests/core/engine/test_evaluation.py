@@ -196,7 +196,7 @@ def test_every_number_of_a_row_equals_numpy(policies, temperature):
         assert row[name] == pytest.approx(value, abs=2e-5), name
     assert row["kl"] > 0.1
     assert [t["response"] for t in texts] == samples.responses[:3]
-    assert [t["prompt"] for t in texts] == samples.prompts[:3]
+    assert [t["prompt"] for t in texts] == made.prompts.texts[:3]
     assert [t["gold"] for t in texts] == pytest.approx(gold[:3].tolist(), abs=1e-5)
     json.dumps(row, allow_nan=False)
 
@@ -370,3 +370,19 @@ def test_how_often_a_run_is_evaluated_does_not_change_its_policy(tmp_path):
         )
         assert sum(row["kind"] == "eval" for row in made.metrics) == (3 if every == 1 else 2)
     assert weights[0] == weights[1]
+
+
+def test_gold_reads_the_prompts_of_the_file(policies, monkeypatch):
+    """Not what the policy's tokenizer makes of their tokens, nor does a person."""
+    asked = []
+
+    def score(self, prompts, responses, finished):
+        asked.extend(prompts)
+        return torch.zeros(len(prompts))
+
+    made, policy = evaluator(policies)
+    monkeypatch.setattr(WordGold, "score", score)
+    row = made(policy, 0)
+    texts = [" ".join(map(str, prompt)) for prompt in PROMPTS]
+    assert asked == texts
+    assert [sample["prompt"] for sample in row["samples"]] == texts[: len(row["samples"])]

@@ -53,6 +53,21 @@ def test_rows_are_the_loops_own_tokens_and_the_loss_is_on_completions(policies, 
     assert row["completion_mask"] == [0, 0, 1, 1, 1]
 
 
+def test_a_response_ends_with_the_stop_token_of_the_run(policies, tmp_path):
+    rows = [{"prompt": "xy", "completion": "ab"}]
+    kit = make(policies, tmp_path, rows=rows, generation={"stop": "!"})
+    tokenizer = kit.policy().tokenizer
+    (row,) = completions(tokenizer, kit.config)
+    assert row["input_ids"] == [123, 124, 100, 101, tokenizer.get_vocab()["!"]]
+
+
+def test_a_conversation_is_no_completion(policies, tmp_path):
+    rows = [{"prompt": "xy", "completion": [{"role": "assistant", "content": "ab"}]}]
+    kit = make(policies, tmp_path, rows=rows)
+    with pytest.raises(UserError, match="has a list in its column 'completion', not text"):
+        completions(kit.policy().tokenizer, kit.config)
+
+
 def test_prompts_take_the_form_of_the_template(policies, tmp_path):
     rows = [{"instruction": "say", "input": "", "output": "ab"}]
     kit = make(policies, tmp_path, rows, prompts={"data": "x", "template": "open-assistant"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,6 +30,29 @@ def test_a_cpu_runs_in_fp32_unless_told_otherwise():
     assert product(Backend(BackendSection(device="cpu", dtype="bf16"))) == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    ("flags", "dtype", "warned"),
+    [
+        ("flags : fpu avx2 avx512f", "bf16", True),
+        ("flags : fpu avx2 avx512f", "fp32", False),
+        ("flags : fpu avx512_bf16 avx512f", "bf16", False),
+        ("flags : fpu amx_bf16 amx_tile", "bf16", False),
+        ("Features : fp asimd i8mm bf16", "bf16", False),
+        (None, "bf16", False),  # no such file: not Linux
+    ],
+)
+def test_bf16_without_its_instructions_is_said_to_be_slow(monkeypatch, flags, dtype, warned):
+    def read(path, **_):
+        if flags is None:
+            raise FileNotFoundError
+        return flags
+
+    monkeypatch.setattr(Path, "read_text", read)
+    said = str(Backend(BackendSection(device="cpu", dtype=dtype, threads=1)))
+    assert said.startswith(f"cpu, {dtype}, 1 thread")
+    assert said.endswith("no instructions for bf16, so it will be slower than fp32") == warned
+
+
 def test_a_second_run_in_one_process_may_have_another_dtype():
     first = Backend(BackendSection(device="cpu", dtype="bf16"))
     second = Backend(BackendSection(device="cpu"))
@@ -36,11 +60,26 @@ def test_a_second_run_in_one_process_may_have_another_dtype():
     assert product(second) == torch.float32
 
 
-def test_threads_are_the_settings_or_every_core():
+def test_threads_are_the_settings():
     backend = Backend(BackendSection(device="cpu", threads=1))
     assert torch.get_num_threads() == backend.threads == 1
-    assert Backend(BackendSection(device="cpu")).threads == len(os.sched_getaffinity(0))
     assert str(backend) == "cpu, fp32, 1 thread"
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"), [(None, 3), ("2", 2), ("5,2", 5), ("", 3), ("0", 3), ("all", 3)]
+)
+@pytest.mark.parametrize("system", ["linux", "macos"])
+def test_threads_are_those_of_openmp_or_every_core(monkeypatch, asked, expected, system):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    if system == "linux":
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 4, 6})
+    else:
+        monkeypatch.delattr(os, "sched_getaffinity")
+        monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert Backend(BackendSection(device="cpu")).threads == torch.get_num_threads() == expected
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator here")

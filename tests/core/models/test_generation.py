@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
 
 from ostinato.config.errors import NonFiniteError, UserError
 from ostinato.models import generation
-from ostinato.models.generation import check_length, draw, stop_token
+from ostinato.models.generation import check_length, draw, nucleus, sample, stop_token
 
 FAMILIES = ["gpt2", "gpt_neox", "llama"]
 RAGGED = [[100, 101, 102, 103], [104], [1, 105, 106], [107, 1]]
@@ -83,6 +84,51 @@ def test_draw_keeps_the_tail_of_a_large_vocabulary():
     assert chisquare(counts.numpy()).pvalue > 0.01
 
 
+def nucleus_by_hand(logits, top_p):
+    """The likeliest tokens until they reach top_p, renormalised, in float64."""
+    chances = np.exp(logits.double().numpy() - logits.double().numpy().max())
+    chances /= chances.sum()
+    kept = np.zeros_like(chances)
+    for token in sorted(range(len(chances)), key=lambda t: -chances[t]):
+        kept[token] = chances[token]
+        if kept.sum() >= top_p:
+            return kept / kept.sum()
+    return kept
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.9, 0.999, 1.0])
+def test_the_nucleus_is_renormalised(top_p):
+    logits = torch.randn(20, 50, generator=torch.Generator().manual_seed(2)) * 3
+    found = nucleus(logits, top_p).double().softmax(-1).numpy()
+    wanted = np.stack([nucleus_by_hand(row, top_p) for row in logits])
+    np.testing.assert_allclose(found, wanted, atol=1e-9)
+    assert ((found == 0).sum() > 0) == (top_p < 1)
+
+
+def test_a_nucleus_of_equals_is_the_smallest_that_reaches_top_p():
+    found = nucleus(torch.zeros(1, 8), 0.5)
+    assert int(found.isfinite().sum()) == 4
+    assert nucleus(torch.tensor([[0.0, 9.0]]), 0.9).tolist() == [[-np.inf, 9.0]]
+
+
+@pytest.mark.parametrize("top_p", [0.6, 1.0])
+def test_responses_are_drawn_from_the_nucleus(policies, top_p):
+    kit = policies.make(generation={"max_new_tokens": 1, "temperature": 0.7})
+    policy = kit.word_policy()
+    prompt, count = [2, 3], 6000
+    generator = torch.Generator().manual_seed(0)
+    settings = kit.config.generation
+    samples = sample(policy, [prompt] * count, settings, generator, top_p=top_p)
+    with torch.no_grad():
+        logits = policy.lm(input_ids=torch.tensor([prompt])).logits[0, -1] / 0.7
+    wanted = nucleus_by_hand(logits, top_p) * count
+    found = np.bincount(samples.response_ids[:, 0].numpy(), minlength=len(wanted))
+    assert (wanted == 0).any() == (top_p < 1)
+    assert found[wanted == 0].sum() == 0
+    kept = wanted > 0
+    assert chisquare(found[kept], wanted[kept]).pvalue > 0.01
+
+
 def test_the_stop_token_is_looked_for_in_the_response_only(policies):
     kit = policies.make(generation={"max_new_tokens": 12})
     policy = kit.word_policy()
@@ -102,18 +148,21 @@ def test_the_stop_token_is_looked_for_in_the_response_only(policies):
 def test_a_custom_stop_token_ends_a_response_and_eos_does_not(policies):
     kit = policies.make(generation={"max_new_tokens": 12, "stop": "b"})
     policy = kit.word_policy()
-    assert stop_token(policy, kit.config.generation) == 3
+    assert stop_token(policy.tokenizer, kit.config.generation) == 3
     samples = kit.sample(policy, [[2, 3]] * 120)
     rows = [r[m].tolist() for r, m in zip(samples.response_ids, samples.mask, strict=True)]
     assert all(3 not in row[:-1] for row in rows)
     assert [row[-1] == 3 for row in rows] == samples.finished.tolist()
     assert any(0 in row[:-1] for row in rows)
+    texts = [text.split() for text in samples.responses]
+    assert all("b" not in text for text in texts)  # a word like any other, but it ends a response
+    assert [len(text) for text in texts] == [sum(t not in {0, 1, 3} for t in row) for row in rows]
 
 
 def test_an_unknown_stop_token_is_one_sentence_with_the_closest(policies):
     kit = policies.make(generation={"stop": "<eoz>"})
     with pytest.raises(UserError, match=r"generation\.stop: '<eoz>' is no token .*'<eos>'"):
-        stop_token(kit.word_policy(), kit.config.generation)
+        stop_token(kit.word_policy().tokenizer, kit.config.generation)
 
 
 def test_a_sampled_pad_token_counts_as_a_real_token(policies):

@@ -21,7 +21,7 @@ from ostinato.config.draws import Draws
 from ostinato.config.errors import NonFiniteError, UserError
 from ostinato.config.sections import GoldSection, RewardModelSection
 from ostinato.models import gold as gold_module
-from ostinato.models.gold import GoldFunction, gold_scores, load_gold
+from ostinato.models.gold import SIGNATURE, GoldFunction, gold_scores, load_gold
 from ostinato.models.loading import load_model, load_tokenizer, save_model
 from ostinato.models.reward import Calibration
 from ostinato.models.reward_model import RewardModel
@@ -166,7 +166,10 @@ def test_a_missing_gold_names_its_own_key():
 def test_factories_that_fail_are_one_sentence():
     with pytest.raises(UserError, match=r"gold.function: math:factorial\(\) failed: TypeError"):
         load_gold(GoldSection(function="math:factorial"), CPU)
-    with pytest.raises(UserError, match="answered a dict without `score"):
+    with pytest.raises(
+        UserError,
+        match=r"answered a dict without score; expected score\(",
+    ):
         load_gold(GoldSection(function="builtins:dict"), CPU)
 
 
@@ -177,7 +180,7 @@ class Gold:
         self.answer = answer
 
     def score(self, prompts, responses, finished):
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer
 
@@ -185,11 +188,13 @@ class Gold:
 @pytest.mark.parametrize(
     ("answer", "kind", "said"),
     [
+        (TypeError("3 were given"), UserError, "failed: TypeError: 3 were given; {signature}"),
+        (SystemExit(0), UserError, "failed: SystemExit: 0"),
         (KeyError("length\nmore"), UserError, "failed: KeyError: 'length\\nmore'"),
         (ValueError("two\nlines"), UserError, "failed: ValueError: two"),
-        ([1.0, 2.0], UserError, "is a list, expected a tensor with a number a response"),
-        (torch.zeros(3), UserError, "has shape (3,), expected (2,)"),
-        (torch.zeros(2, 1), UserError, "has shape (2, 1), expected (2,)"),
+        ([1.0, 2.0], UserError, "is a list; {signature}"),
+        (torch.zeros(3), UserError, "has shape (3,) for 2 responses; {signature}"),
+        (torch.zeros(2, 1), UserError, "has shape (2, 1) for 2 responses; {signature}"),
         (torch.tensor([0.0, math.nan]), NonFiniteError, "is not finite"),
         (torch.tensor([math.inf, 0.0]), NonFiniteError, "is not finite"),
     ],
@@ -199,6 +204,7 @@ def test_a_function_that_scores_wrongly_is_one_sentence(answer, kind, said):
     with pytest.raises(UserError) as caught:
         gold.score(["x", "y"], ["a", "b"], [True, True])
     assert type(caught.value) is kind
+    said = said.format(signature=SIGNATURE)
     assert str(caught.value) == f"gold.function: the score of mine:gold() {said}"
 
 

@@ -51,6 +51,28 @@ def samples_of(model: RewardModel, tokenizer=None, left: int = 0, right: int = 0
     )
 
 
+# --- The stop token -------------------------------------------------------------------------------
+
+
+def test_text_ends_with_the_stop_token_that_the_policy_draws(kit, tmp_path):
+    """Scored from text or from the policy's tokens, kept and loaded: the same numbers."""
+    model = kit.make().initial()
+    stop = model.tokenizer.get_vocab()["!"]
+    samples = samples_of(model)
+    ended = samples.response_ids == model.tokenizer.eos_token_id
+    samples.response_ids = samples.response_ids.masked_fill(ended & samples.mask, stop)
+    assert samples.responses == RESPONSES
+    wanted = model.score_samples(samples).score
+    texts = PROMPTS, RESPONSES, FINISHED
+    behind_eos = (model.score(*texts) - wanted).abs() > 1e-3
+    assert behind_eos.tolist() == FINISHED
+    model.stop = stop
+    torch.testing.assert_close(model.score(*texts), wanted, atol=1e-5, rtol=0)
+    model.copy().save(tmp_path)
+    loaded = RewardModel.load_checkpoint(tmp_path)
+    torch.testing.assert_close(loaded.score(*texts), wanted, atol=1e-5, rtol=0)
+
+
 # --- The head -------------------------------------------------------------------------------------
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
 from distributions import write_distribution
+from ostinato.config.yaml_files import parsed
 from ostinato.terminal.cli import app
 
 SMALL = {
@@ -132,7 +132,102 @@ def test_a_gold_function_may_lie_beside_the_run_file(tmp_path: Path) -> None:
         assert made.returncode == 0, made.stderr
     metrics = elsewhere / "out" / "metrics.jsonl"
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    assert any(row["kind"] == "iteration" and row["gold_reward"] is not None for row in rows)
+    assert any(row["kind"] == "iteration" and row["gold_sft_std"] is not None for row in rows)
+
+
+def test_a_file_beside_the_run_file_is_loaded_alone(tmp_path: Path) -> None:
+    """Its neighbours are no modules: neither what torch looks for nor what it asks for itself."""
+    trap = "from pathlib import Path\n(Path(__file__).parent / 'trap').touch()\n"
+    for name in ("triton", "zstandard", "json", "neighbour"):
+        (tmp_path / f"{name}.py").write_text(trap)
+    made = (
+        "from dataclasses import dataclass\n\n\n@dataclass\nclass Settings:\n    a: int = 0\n\n\n"
+    )
+    (tmp_path / "my_gold.py").write_text(made + BESIDE)
+    (tmp_path / "asks.py").write_text("import neighbour\n")
+    run = tmp_path / "run.yaml"
+    run.write_text("world: toy\ngold: {model: null, function: 'my_gold:gold'}\n")
+    source = "import sys; from ostinato.terminal.cli import app; app(['check', sys.argv[1]], "
+    source += "standalone_mode=False); import importlib.util as i; print(sys.argv[1] in sys.path, "
+    source += "[bool(i.find_spec(n)) for n in ('my_gold', 'neighbour')])"
+    done = python(source, str(run))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False [False, False]"
+    run.write_text("world: toy\ngold: {model: null, function: 'asks:gold'}\n")
+    said = command("check", str(run))
+    assert said.stderr == (
+        f"{run}: gold.function: 'asks:gold' cannot be imported: ModuleNotFoundError: No module "
+        "named 'neighbour'\n"
+    )
+    run.write_text("world: toy\ngold: {model: null, function: 'json:gold'}\n")
+    said = command("check", str(run))
+    assert "AttributeError: module 'json' has no attribute 'gold'" in said.stderr
+    assert not (tmp_path / "trap").exists()
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (
+            "def score(self, prompt, response): return 0.0",
+            "failed: TypeError: Gold.score() takes 3 positional arguments but 4 were given; "
+            "expected score(prompts, responses, finished), lists of text, text and truth values, "
+            "to answer a tensor with a number a response",
+        ),
+        ("def score(self, *_): return [0.0]", "is a list; expected score(prompts, responses, "),
+        ("def score(self, *_): raise SystemExit(0)", "failed: SystemExit: 0"),
+    ],
+)
+def test_check_asks_the_gold_function(tmp_path: Path, score: str, said: str) -> None:
+    (tmp_path / "my_gold.py").write_text(f"class Gold:\n    {score}\n")
+    run = tmp_path / "run.yaml"
+    run.write_text("world: toy\ngold: {model: null, function: 'my_gold:Gold'}\n")
+    made = command("check", str(run))
+    assert made.exit_code == 2
+    assert made.stderr.startswith(f"{run}: gold.function: the score of my_gold:Gold() {said}")
+    assert made.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["[/b].yaml", "\x1b[31m[red]:smile:.yaml"])
+@pytest.mark.slow
+def test_a_path_is_neither_markup_nor_a_control_code(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("world: toy\n")
+    shown = name.replace("\x1b", "␛")
+    checked = command("check", str(file))
+    assert checked.exit_code == 0
+    assert checked.stdout.endswith(f"{shown} is valid; no model was loaded.\n")
+    sets = [f"--set={key}={value}" for key, value in SMALL.items()]
+    made = command("run", str(file), "--out", str(tmp_path / f"out {name}"), *sets)
+    assert made.exit_code == 0, made.stderr
+    told = command("report", str(tmp_path / f"out {name}"))
+    for output in (checked.output, made.output, told.output):
+        assert shown in output
+        assert "\x1b" not in output
+    missing = command("run", str(tmp_path / f"no {name}"))
+    assert missing.exit_code == 2
+    assert f"no {shown}: no such run file" in missing.stderr
+
+
+def test_what_a_file_says_is_no_control_code(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text('world: "\\e]0;title\\a\\x9b2J"\n')
+    made = command("check", str(file))
+    assert made.exit_code == 2
+    assert made.stderr == f"{file}: world: no world '␛]0;title␇\ufffd2J' is installed" + (
+        "; valid names are quickstart, toy\n"
+    )
+
+
+def test_a_run_yaml_of_aliases_is_told_at_once(tmp_path: Path) -> None:
+    lines = ["config: &a [x, x, x, x, x, x, x, x, x]"]
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True):
+        lines.append(f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]")
+    (tmp_path / "run.yaml").write_text("\n".join(lines))
+    made = command("report", str(tmp_path))
+    assert made.exit_code == 2
+    assert made.stderr == f"{tmp_path / 'run.yaml'}: is damaged and cannot be read\n"
 
 
 def test_a_usage_error_is_2() -> None:
@@ -152,7 +247,7 @@ def test_run_resume_and_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "\x1b" not in first.stdout
     assert "results in        runs/toy-seed7 (a new run)" in first.stdout
     folder = tmp_path / "runs" / "toy-seed7"
-    assert yaml.safe_load((folder / "run.yaml").read_text())["config"]["seed"] == 7
+    assert parsed((folder / "run.yaml").read_text())["config"]["seed"] == 7
     assert "<svg" in (folder / "report.html").read_text()
 
     again = small("--seed", "7")
@@ -204,6 +299,12 @@ def test_an_error_in_a_plugin_names_it(plugin: Install, tmp_path: Path) -> None:
             3,
             "label pairs.jsonl, please\nThe run is kept; the same command goes on with it.\n",
         ),
+        (
+            "SystemExit(0)",
+            1,
+            "An error in plugin 'third', hook 'label': SystemExit: 0. The traceback is in "
+            "{out}/error.txt; the run is kept.\n",
+        ),
     ],
 )
 def test_leaving_early(
@@ -212,7 +313,7 @@ def test_leaving_early(
     plugin(f"    @hookimpl\n    def label(self):\n        raise {error}\n")
     made = small("--out", str(tmp_path / "run"), plugins="[third]")
     assert made.exit_code == status
-    assert made.stderr == words
+    assert made.stderr == words.format(out=tmp_path / "run")
 
 
 def test_check_shows_the_owners() -> None:
