@@ -124,6 +124,7 @@ class OneToken:
             kl_scale=torch.ones(self.batch),
             iteration=1,
             step=0,
+            kl_coefficient=self.beta,
         )
         for plugin in self.transforms:
             batch = plugin.reward_transform(batch)

@@ -60,7 +60,7 @@ class RewardBatch:
 
     ``score`` (B,); ``parts`` (B, members, heads) and ``part_std`` as in Scores; ``logprobs``,
     ``ref_logprobs`` (B, T) nats per token, at the sampling temperature; ``mask`` (B, T);
-    ``finished``, ``group`` (B,); ``kl_scale`` (B,) multiplies the controller's KL coefficient.
+    ``finished``, ``group`` (B,); ``kl_scale`` (B,) multiplies ``kl_coefficient``, the controller's.
     """
 
     samples: Samples
@@ -75,6 +75,7 @@ class RewardBatch:
     kl_scale: Tensor
     iteration: int
     step: int
+    kl_coefficient: float = 0.0
 
 
 @dataclass

@@ -55,16 +55,16 @@ class Rollouts:
         """
         scored, values, outputs = self._scored(ctx)
         score = scored.score  # (B,), as the reward model gave it
+        scored.kl_coefficient = self._coefficient(ctx, kl)
         rewards = self._transformed(scored, ctx)
-        coefficient = self._coefficient(ctx, kl)
         each = self._kl(scored, ctx)  # (B, T)
-        rollout = self._rewarded(scored, rewards, values, each, coefficient, ctx)
+        rollout = self._rewarded(scored, rewards, values, each, ctx)
         row = {
             "score": float(score.mean()),
             "score_std": float(score.std()) if len(score) > 1 else 0.0,
             "reward": float(rollout.score.mean()),
             "kl": float(each.sum(1).mean()),
-            "kl_coefficient": coefficient,
+            "kl_coefficient": scored.kl_coefficient,
             "kl_scale": float(rewards.kl_scale.mean()),
             "length": float(scored.samples.lengths.float().mean()),
             "finished": float(scored.finished.float().mean()),
@@ -168,7 +168,6 @@ class Rollouts:
         rewards: RewardBatch,
         values: Tensor,
         kl: Tensor,
-        coefficient: float,
         ctx: Context,
     ) -> Rollout:
         """The rollout with rewards on its tokens, still without advantages.
@@ -176,7 +175,7 @@ class Rollouts:
         ``rewards`` is what plugins made of ``scored``: of it only score and kl_scale (B,) count.
         """
         final = finish_penalty(rewards.score, scored.finished, ctx.config.rl)  # (B,)
-        per_sample = coefficient * rewards.kl_scale  # (B,)
+        per_sample = scored.kl_coefficient * rewards.kl_scale  # (B,)
         in_reward = self.algorithm.kl_in_reward
         return Rollout(
             samples=scored.samples,
