@@ -46,6 +46,17 @@ def test_a_share_of_labels_is_turned_round(kit):
     assert agree == pytest.approx(0.635, abs=1e-3)
 
 
+def test_mistakes_are_drawn_apart_from_the_winner(kit):
+    """P(first wins) = p (1 - e) + (1 - p) e; one draw for both would give |p - e|."""
+    n, e, difference = 20_000, 0.2, 0.8
+    made = labelled(kit, np.full(n, difference), np.zeros(n), mode="sampled", flip=e)
+    p = 1 / (1 + np.exp(-difference))
+    expected = p * (1 - e) + (1 - p) * e
+    error = np.sqrt(expected * (1 - expected) / n)
+    assert abs(abs(p - e) - expected) > 20 * error
+    assert made.mean() == pytest.approx(expected, abs=4 * error)
+
+
 def test_draws_repeat_and_differ_by_seed(kit):
     gold = np.zeros((2, 64))
     settings = {"mode": "sampled"}

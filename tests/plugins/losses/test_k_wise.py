@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -76,44 +77,129 @@ def test_two_responses_are_bradley_terry_with_soft_labels_too(kit, comparisons, 
     torch.testing.assert_close(leaf.grad, other.grad, rtol=1e-5, atol=1e-6)
 
 
-def test_soft_labels_share_each_choice(kit, comparisons):
-    """The target of a choice is the chance of each to beat all others that are left."""
-    whole = batch_of(kit, comparisons(2, responses=4))
-    batch = labelled(whole, DRAW.uniform(0.55, 1, 12))
-    logits = DRAW.normal(size=(1, 8, 1))
-    made, _ = loss_of(kit, batch, logits)
-    beats = np.zeros((8, 8))
+# --- Soft labels ----------------------------------------------------------------------------------
+
+
+def tree_sum(rates, root):
+    """Over all trees in which every other node has a path to root, the product of their steps.
+
+    By the matrix-tree theorem a walk with these rates (n, n), from row to column, is at each node
+    in proportion to it.
+    """
+    size, total = len(rates), 0.0
+    others = [n for n in range(size) if n != root]
+    for parents in itertools.product(range(size), repeat=size - 1):
+        step = dict(zip(others, parents, strict=True))
+
+        def arrives(node, step=step):
+            for _ in range(size):
+                node = step.get(node, root)
+            return node == root
+
+        if all(arrives(n) and n != p for n, p in step.items()):
+            total += np.prod([rates[n, p] for n, p in step.items()])
+    return total
+
+
+def brute_force(beats, rewards):
+    """Mean loss over all K! rankings, each choice by trees of steps towards who beats whom."""
+    total = whole = 0.0
+    for order in itertools.permutations(range(len(rewards))):
+        chance = 1.0
+        for k in range(len(order) - 1):
+            left = list(order[k:])
+            sums = [tree_sum(beats[np.ix_(left, left)].T, i) for i in range(len(left))]
+            chance *= sums[0] / sum(sums)
+        whole += chance
+        total += chance * plackett_luce(rewards[list(order)])
+    assert whole == pytest.approx(1)
+    return total
+
+
+def beats_of(batch, rows):
+    """P(row beats column) of one group, one half where nobody compared them."""
+    beats = np.full((len(batch.group),) * 2, 0.5)
     for (c, r), p in zip(batch.pairs.tolist(), batch.label.double().tolist(), strict=True):
         beats[c, r], beats[r, c] = p, 1 - p
-    for group, rows in enumerate(rankings(batch)):
-        total = 0.0
-        for k in range(4):
-            left = rows[k:]
-            q = np.array([np.prod([beats[j, o] for o in left if o != j]) for j in left])
-            r = logits[0, left, 0]
-            total -= (q / q.sum() * (r - np.log(np.exp(r).sum()))).sum()
+    return beats[np.ix_(rows, rows)]
+
+
+@pytest.mark.parametrize("k", [3, 4])
+def test_labels_of_a_plackett_luce_model_give_its_mean_loss_and_no_bias(kit, comparisons, k):
+    """P(i beats j) = w_i / (w_i + w_j): the mean over rankings that the model draws, by brute force.
+
+    As a mean of -log P it is least at the model's own worths: the gradient there is 0.
+    """
+    batch, worth = batch_of(kit, comparisons(1, responses=k)), DRAW.normal(size=k)
+    difference = worth[batch.pairs[:, 0]] - worth[batch.pairs[:, 1]]
+    batch = labelled(batch, 1 / (1 + np.exp(-difference)))
+    logits = DRAW.normal(size=k)
+    made, _ = loss_of(kit, batch, logits[None, :, None])
+    rankings = [list(order) for order in itertools.permutations(range(k))]
+    expected = sum(np.exp(-plackett_luce(worth[o])) * plackett_luce(logits[o]) for o in rankings)
+    assert made[0].tolist() == pytest.approx([expected] * len(batch.pairs), rel=1e-5)
+    at, leaf = loss_of(kit, batch, worth[None, :, None])
+    at[0, 0].backward()
+    assert leaf.grad.flatten().tolist() == pytest.approx([0] * k, abs=1e-6)
+
+
+def test_any_soft_labels_are_a_mean_over_rankings(kit, comparisons):
+    """Of two groups at once, with labels that no Plackett-Luce model has."""
+    batch = labelled(batch_of(kit, comparisons(2, responses=4)), DRAW.uniform(0.1, 1, 12))
+    logits = DRAW.normal(size=(1, 8, 2))
+    made, _ = loss_of(kit, batch, logits)
+    for group in (0, 1):
+        rows = np.flatnonzero(batch.group.numpy() == group)
+        beats = beats_of(batch, rows)
+        expected = sum(brute_force(beats, logits[0, rows, h]) for h in (0, 1))
         mine = batch.group[batch.pairs[:, 0]] == group
-        assert made[0, mine].tolist() == pytest.approx([total] * 6, rel=1e-4)
+        assert made[0, mine].tolist() == pytest.approx([expected] * 6, rel=1e-4)
+
+
+def test_tied_responses_are_not_told_apart(kit, comparisons):
+    """Two share the first place: half of each order, and no push of one above the other."""
+    batch = batch_of(kit, comparisons(1, responses=3))
+    batch = labelled(replace(batch, pairs=torch.tensor([[0, 1], [0, 2], [1, 2]])), [0.5, 1, 1])
+    logits = np.array([0.3, -0.4, 1.1])
+    made, _ = loss_of(kit, batch, logits[None, :, None])
+    orders = plackett_luce(logits), plackett_luce(logits[[1, 0, 2]])
+    assert made[0, 0].item() == pytest.approx(np.mean(orders), rel=1e-6)
+    level, leaf = loss_of(kit, batch, np.zeros((1, 3, 1)))
+    level[0, 0].backward()
+    first, second, last = leaf.grad[0, :, 0].tolist()
+    assert first == pytest.approx(second)
+    assert first < 0 < last
 
 
 def test_a_cycle_is_shared_equally(kit, comparisons):
-    """A beats B, B beats C, C beats A: the first choice has no favourite."""
+    """A beats B, B beats C, C beats A: nobody is pushed."""
     batch = batch_of(kit, comparisons(1, responses=3))
     batch = labelled(replace(batch, pairs=torch.tensor([[0, 1], [1, 2], [2, 0]])), [1.0, 1, 1])
     made, leaf = loss_of(kit, batch, np.zeros((1, 3, 1)))
     assert made[0, 0].item() == pytest.approx(np.log(3) + np.log(2), rel=1e-5)
     made[0, 0].backward()
-    # the first choice pushes nobody; then row 0 is out, and row 1 beats row 2
-    assert leaf.grad[0, :, 0].tolist() == pytest.approx([0, -0.5, 0.5], abs=1e-6)
+    assert leaf.grad[0, :, 0].tolist() == pytest.approx([0] * 3, abs=1e-6)
 
 
-def test_a_missing_comparison_counts_one_half(kit, comparisons):
+def test_a_response_that_loses_to_a_whole_cycle_comes_last(kit, comparisons):
+    batch = batch_of(kit, comparisons(1, responses=4))
+    pairs = torch.tensor([[0, 1], [1, 2], [2, 0], [0, 3], [1, 3], [2, 3]])
+    batch = labelled(replace(batch, pairs=pairs), [1.0] * 6)
+    made, _ = loss_of(kit, batch, [[[0.0], [0.0], [0.0], [-40.0]]])
+    assert made[0, 0].item() == pytest.approx(np.log(3) + np.log(2), rel=1e-4)
+
+
+@pytest.mark.parametrize("labels", [[1.0, 1.0], [0.8, 0.7]])
+def test_a_missing_comparison_counts_one_half(kit, comparisons, labels):
     batch = batch_of(kit, comparisons(1, responses=3))
-    left = labelled(replace(batch, pairs=torch.tensor([[0, 1], [0, 2]])), [1.0, 1.0])
-    asked, _ = loss_of(kit, left, [[[2.0], [0.5], [-1.0]]])
-    first = 2 - np.log(np.exp([2, 0.5, -1]).sum())
-    second = -0.25 - np.log(np.exp([0.5, -1]).sum())
-    assert asked[0].tolist() == pytest.approx([-first - second] * 2, rel=1e-5)
+    left = labelled(replace(batch, pairs=torch.tensor([[0, 1], [0, 2]])), labels)
+    logits = np.array([2.0, 0.5, -1.0])
+    asked, _ = loss_of(kit, left, logits[None, :, None])
+    expected = brute_force(beats_of(left, [0, 1, 2]), logits)
+    assert asked[0].tolist() == pytest.approx([expected] * 2, rel=1e-5)
+    if labels == [1.0, 1.0]:  # by hand: sure of the first, and half of each order of the others
+        orders = plackett_luce(logits), plackett_luce(logits[[0, 2, 1]])
+        assert expected == pytest.approx(np.mean(orders))
 
 
 def test_huge_differences_stay_finite(kit, comparisons):
