@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ostinato import UserError
+from ostinato import UserError, load_config
+from ostinato.engine.session import check
 
 STRENGTH = [0.5, -0.1, 2.0, -3.0, 0.0, 1.0, -0.2, 0.3]
 
@@ -32,6 +33,55 @@ def test_margins_add_up(kit, comparisons):
     data = comparisons(8)
     data = data.from_dict(data.to_dict() | {"margin": [0.25] * 8}, features=data.features)
     assert with_margin(kit, data, STRENGTH)["margin"][:] == [0.25 + s for s in STRENGTH]
+
+
+# --- Margins by rating (Book 7.4.1, Llama 2) ------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_by_ratings_it_is_the_difference_of_the_two_ratings_inside_the_sigmoid(
+    kit, comparisons, scale
+):
+    """-log s(r_chosen - r_rejected - m(r)) in float64, with m counted from the texts themselves."""
+    one = kit.make(("margin", {"of": "ratings", "scale": scale}), updates=1, batch=8)
+    data = comparisons(8, noise=0.4)
+    made, start = one.plugins.call("margin", "refine_data", data=data, ctx=one.ctx), one.initial()
+    rating = [[t.count("a") - t.count("b") for t in data[side]] for side in ("chosen", "rejected")]
+    margin = scale * np.subtract(*rating)
+    assert made["margin"][:] == margin.tolist()
+    assert margin.min() < 0 < margin.max()  # a wrong label asks the rating's other way
+    one.trainer()(start, made)
+    batch = one.batch(made, start)
+    score = start(batch.input_ids, batch.mask).score[0].detach().double().numpy()
+    z = score[batch.pairs[:, 0]] - score[batch.pairs[:, 1]] - margin
+    expected = np.log1p(np.exp(-z)).mean()
+    assert one.rows[0]["terms"]["bradley_terry"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("first", ["flip", "margin"])
+def test_by_ratings_the_order_of_it_and_flip_does_not_matter(kit, comparisons, first):
+    one = kit.make("strength", "flip", ("margin", {"of": "ratings"}))
+    data = comparisons(8).add_column("strength_mean", STRENGTH)
+    for name in (first, "margin" if first == "flip" else "flip"):
+        data = one.plugins.call(name, "refine_data", data=data, ctx=one.ctx)
+    gold = data["chosen_gold"][:], data["rejected_gold"][:]
+    assert data["margin"][:] == np.subtract(*gold).tolist()
+
+
+def test_ratings_need_gold(kit, comparisons):
+    given = ["plugins=[{margin: {of: ratings}}]"]
+    config = load_config("toy", given)
+    assert check(config, "toy").owners["preference_loss"] == "bradley_terry"  # and no votes
+    with pytest.raises(UserError, match=r"plugins\.margin\.of: is ratings, which are gold's; set"):
+        check(config.model_copy(update={"gold": None}), "toy")
+    data = comparisons(4)
+    unrated = data.from_dict(data.to_dict() | {"chosen_gold": [None] * 4}, features=data.features)
+    one = kit.make(("margin", {"of": "ratings"}))
+    with pytest.raises(UserError, match=r"plugins\.margin\.of: is ratings, but some pairs have no"):
+        one.plugins.call("margin", "refine_data", data=unrated, ctx=one.ctx)
+
+
+# --- With other plugins ---------------------------------------------------------------------------
 
 
 def test_after_flip_it_is_the_absolute_strength(kit, comparisons):
