@@ -98,7 +98,7 @@ class Policy(nn.Module):
         return found
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits (R, vocabulary) over the temperature, in fp32."""
+        """Logits (R, vocabulary) over the temperature; fp32, but rounded to bf16 under autocast."""
         made: Tensor = self.lm.get_output_embeddings()(hidden).float()
         return made if self.temperature == 1.0 else made / self.temperature
 

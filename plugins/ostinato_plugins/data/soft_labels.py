@@ -22,7 +22,7 @@ class SoftLabels:
 
         model_config = ConfigDict(extra="forbid")
         alpha: float = Field(
-            0.1, gt=0, le=0.5, description="smoothing; at 0.5 the label says nothing (0.1 is ours)"
+            0.1, gt=0, le=0.5, description="smoothing; at 0.5 the label is a tie (0.1 is ours)"
         )
         on: Literal["negative", "strongest"] = Field(
             "negative", description="where the mean strength is below 0, or where it is highest"
