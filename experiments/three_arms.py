@@ -56,7 +56,6 @@ SHIFT = 3.0
 COLOURS = {"plain": ORANGE, "reward": BLUE, "objective": PURPLE}
 
 
-
 class Arms(nn.Module):
     """One logit an arm; the one-hot of the only prompt is 1."""
 
@@ -100,8 +99,8 @@ def closed_form(reward: Array, variance: Array, policy: str, beta: float) -> Arr
         reward = reward - beta * variance
     if policy == "plain":
         variance = np.ones(3)
-    pi = tilted(reward[None], variance, np.array([[1 / beta]]))[0]
-    return pi
+    found: Array = tilted(reward[None], variance, np.array([[1 / beta]]))[0]
+    return found
 
 
 def at_kl(reward: Array, variance: Array, policy: str, kl: float = KL) -> tuple[float, Array]:

@@ -126,7 +126,7 @@ def beats_of(batch, rows):
 
 @pytest.mark.parametrize("k", [3, 4])
 def test_labels_of_a_plackett_luce_model_give_its_mean_loss_and_no_bias(kit, comparisons, k):
-    """P(i beats j) = w_i / (w_i + w_j): the mean over rankings that the model draws, by brute force.
+    """P(i beats j) = w_i / (w_i + w_j): the mean over rankings of the model, by brute force.
 
     As a mean of -log P it is least at the model's own worths: the gradient there is 0.
     """

@@ -247,7 +247,7 @@ def test_one_model_without_heads_is_refused():
 def test_form_objective_is_derived_for_k1_and_refused_for_other_estimators():
     given = ["plugins=[{sharpe: {form: objective}}]", "reward_model.members=2"]
     assert check(load_config("toy", given), "toy").need("members") == 2
-    with pytest.raises(UserError, match="kl.estimator: is k3; plugin 'sharpe' with `form: objec"):
+    with pytest.raises(UserError, match=r"kl\.estimator: is k3; plugin 'sharpe' with `form: objec"):
         check(load_config("toy", [*given, "kl.estimator=k3"]), "toy")
 
 
