@@ -1,10 +1,17 @@
-"""Small installed packages for tests: a module and the metadata that importlib.metadata reads."""
+"""Plugins for tests: small installed packages, and classes that are made where they are used."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ostinato import hookimpl
+from ostinato.contract import activation
 
 
 def write_distribution(
@@ -26,6 +33,21 @@ def write_distribution(
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     lines = [f"{key} = {name}{':' if value else ''}{value}" for key, value in plugins.items()]
     (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
+
+
+def offered(monkeypatch: pytest.MonkeyPatch, made: type, name: str = "made") -> None:
+    """Let run files list the class ``made`` as a plugin, as if it were installed."""
+    entry: Any = SimpleNamespace(load=lambda: made, value=f"nowhere:{made.__name__}")
+    found, real = activation.Found(name, entry, "a-test", "1"), activation.find
+    monkeypatch.setattr(
+        activation, "find", lambda wanted, *rest: found if wanted == name else real(wanted, *rest)
+    )
+
+
+def plugin(needs: Mapping[str, Any] | None = None, **hooks: Callable[..., Any]) -> type:
+    """A plugin class with these hook functions, ``(self, ...)``."""
+    made = {hook: hookimpl(function) for hook, function in hooks.items()}
+    return type("Made", (), {"__doc__": "Made in a test.", "needs": dict(needs or {}), **made})
 
 
 STATEFUL = """

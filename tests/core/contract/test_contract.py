@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import ostinato
+from distributions import offered
 from ostinato import combine, hookimpl
-from ostinato.contract import activation
 from ostinato.models.reward import Calibration
 
 SETTINGS = [
@@ -70,13 +70,9 @@ class Everything:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     Everything.seen = {}
-    entry = SimpleNamespace(load=lambda: Everything, value="nowhere:Everything")
-    found, real = activation.Found("everything", entry, "a-test", "1"), activation.find
     out = tmp_path_factory.mktemp("run") / "all"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            activation, "find", lambda name, *r: found if name == "everything" else real(name, *r)
-        )
+        offered(patch, Everything, "everything")
         made = ostinato.run("toy", out, SETTINGS)
         before = [facts["made"].members for facts in Everything.seen["combine_rm"]]
         ostinato.run("toy", out, SETTINGS)  # finished: every stage is loaded

@@ -8,10 +8,10 @@ import pytest
 import torch
 from datasets import Dataset
 
-from ostinato import UserError, hookimpl, swapped
+from distributions import offered, plugin
+from ostinato import UserError, swapped
 from ostinato.config.draws import Draws
 from ostinato.config.sections import GoldSection
-from ostinato.contract import activation
 from ostinato.data.preferences import (
     Preferences,
     collect,
@@ -174,16 +174,7 @@ def test_fresh_prompts_are_redrawn_and_never_held_out(world):
 
 def active(kit, monkeypatch, *others, **hooks):
     """Active plugins with one that is made here."""
-    from types import SimpleNamespace
-
-    made = type("Made", (), {"__doc__": "Made in a test."})
-    for hook, function in hooks.items():
-        setattr(made, hook, hookimpl(function))
-    entry = SimpleNamespace(load=lambda: made, value="nowhere:Made")
-    found, real = activation.Found("made", entry, "a-test", "1"), activation.find
-    monkeypatch.setattr(
-        activation, "find", lambda name, *rest: found if name == "made" else real(name, *rest)
-    )
+    offered(monkeypatch, plugin(**hooks))
     return kit.make("made", *others).plugins
 
 
