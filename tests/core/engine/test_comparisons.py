@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from datasets import concatenate_datasets
 
 from ostinato.engine.comparisons import ranks
 
@@ -35,3 +36,24 @@ def test_soft_labels_rank_by_expected_wins():
     group = torch.zeros(3, dtype=torch.long)
     assert ranks(pairs, torch.tensor([1.0, 1.0, 1.0]), group).tolist() == [0, 1, 2]
     assert ranks(pairs, torch.tensor([0.6, 1.0, 0.6]), group).tolist() == [1, 0, 2]
+
+
+def test_a_group_is_one_iterations_whatever_its_number(kit, comparisons):
+    """Each iteration counts its prompts from 0: equal numbers are no reason to stand together."""
+    one = kit.make()
+    model = one.initial()
+    rounds = [comparisons(4, seed=k, responses=3) for k in (1, 2, 3)]
+    rounds = [
+        data.remove_columns("iteration").add_column("iteration", [k] * len(data))
+        for k, data in enumerate(rounds, start=1)
+    ]
+    data = concatenate_datasets(rounds)
+    batch = one.batch(data, model)
+    assert batch.group.bincount().tolist() == [3] * 12
+    chosen, rejected = batch.pairs.T.tolist()
+    for side, rows in (("chosen", chosen), ("rejected", rejected)):
+        assert [batch.response[i] for i in rows] == data[side][:]
+        assert [batch.prompt[i] for i in rows] == data["prompt"][:]
+        assert batch.iteration[rows].tolist() == data["iteration"][:]
+    for group in range(12):
+        assert sorted(batch.rank[batch.group == group].tolist()) == [0, 1, 2]

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 
-from ostinato import NonFiniteError, UserError, hookimpl
-from ostinato.contract import activation
+from distributions import offered, plugin
+from ostinato import NonFiniteError, UserError
 from ostinato.engine import reward_training
 from ostinato.engine.reward_training import held_out_accuracy, raw_scores, set_dropout
 
 
 def with_plugin(kit, monkeypatch, needs=None, wanted=(), **hooks):
     """A kit whose active plugins include one with these hook functions ``(self, ...)``."""
-    made = type("Made", (), {"__doc__": "Made in a test.", "needs": needs or {}})
-    for hook, function in hooks.items():
-        setattr(made, hook, hookimpl(function))
-    entry = SimpleNamespace(load=lambda: made, value="nowhere:Made")
-    found, real = activation.Found("made", entry, "a-test", "1"), activation.find
-    monkeypatch.setattr(
-        activation, "find", lambda name, *rest: found if name == "made" else real(name, *rest)
-    )
+    offered(monkeypatch, plugin(needs, **hooks))
     return kit.make("made", *wanted)
 
 
@@ -44,15 +36,18 @@ def softplus(z):
     return np.logaddexp(0, z)
 
 
-def test_first_logged_loss_is_the_weighted_mean_of_the_paper(kit, comparisons):
+@pytest.mark.parametrize(("responses", "accumulate"), [(2, 1), (3, 1), (3, 3)])
+def test_first_logged_loss_is_the_weighted_mean_of_the_paper(
+    kit, comparisons, responses, accumulate
+):
     """sum_i w_i l_i / sum_i w_i with l = -[p log s(z) + (1-p) log s(-z)], z = r_c - r_r - m."""
-    data = comparisons(8)
-    draw = np.random.default_rng(0)
-    columns = {"label": draw.uniform(0.5, 1, 8), "margin": draw.normal(size=8)}
-    columns["weight"] = draw.uniform(0.1, 3, 8)
+    data = comparisons(8, responses=responses)
+    draw, count = np.random.default_rng(0), len(data)
+    columns = {"label": draw.uniform(0.5, 1, count), "margin": draw.normal(size=count)}
+    columns["weight"] = draw.uniform(0.1, 3, count)
     table = data.to_dict() | {name: value.tolist() for name, value in columns.items()}
     data = Dataset.from_dict(table, features=data.features)
-    one = kit.make(batch=8, updates=1)
+    one = kit.make(batch=count, updates=1, accumulate=accumulate)
     model = one.initial()
     fit = one.trainer()
     raw = [
@@ -68,13 +63,17 @@ def test_first_logged_loss_is_the_weighted_mean_of_the_paper(kit, comparisons):
     assert one.rows[0]["accuracy"] == np.mean(raw[0] > raw[1])
 
 
-@pytest.mark.parametrize("accumulate", [2, 4, 8])
-def test_accumulation_changes_nothing(kit, comparisons, monkeypatch, accumulate):
-    """a micro-batches of b give the parameters of one batch of a x b, weights and terms too."""
-    data = comparisons(8)
-    data = Dataset.from_dict(
-        data.to_dict() | {"weight": [0.5, 1, 2, 3, 0.1, 1, 1, 4]}, features=data.features
-    )
+@pytest.mark.parametrize(
+    ("responses", "prompts", "accumulate"),
+    [(2, 8, 2), (2, 8, 3), (2, 8, 8), (3, 4, 3), (3, 2, 4)],  # 3 do not divide 8, nor 4; 4 have 2
+)
+def test_accumulation_changes_nothing(
+    kit, comparisons, monkeypatch, responses, prompts, accumulate
+):
+    """Micro-batches give the parameters of one batch, weights and terms too, equal or not."""
+    data = comparisons(prompts, responses=responses)
+    weight = np.random.default_rng(0).uniform(0.1, 4, len(data)).tolist()
+    data = Dataset.from_dict(data.to_dict() | {"weight": weight}, features=data.features)
 
     def rm_loss(self, batch, outputs):
         chosen, rejected = outputs.score[0][batch.pairs].T
@@ -87,6 +86,7 @@ def test_accumulation_changes_nothing(kit, comparisons, monkeypatch, accumulate)
         one = with_plugin(kit, monkeypatch, rm_loss=rm_loss)
         section = one.ctx.config.reward_model
         section.updates, section.epochs, section.accumulate = 1, None, parts
+        section.batch = len(data)
         ends.append((parameters(one.trainer()(one.initial(), data)), one.rows[0]))
     (whole, row), (split, other) = ends
     assert distance(whole, split) < 1e-6

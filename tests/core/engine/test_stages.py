@@ -1,4 +1,4 @@
-"""What a stage expects of a hook that it asks."""
+"""What a stage makes, and what it expects of a hook that it asks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import pytest
 import torch
 from datasets import Dataset
 
-from ostinato import RewardModel, hookimpl, run
+from distributions import offered, plugin
+from ostinato import RewardModel, load_config, run
 from ostinato.config.errors import UserError
-from ostinato.contract import activation
 from ostinato.contract.batches import PolicyHandle, PolicyHistory
 from ostinato.engine import stages
+from ostinato.engine.session import Session, check
 from ostinato.models.policy import Policy
 from ostinato_worlds.toy import POLICY
 
@@ -22,12 +23,7 @@ def session(policies, monkeypatch):
     """Makes what a stage needs of a session whose one plugin, ``made``, has these hooks."""
 
     def make(**hooks):
-        made = type("Made", (), {name: hookimpl(function) for name, function in hooks.items()})
-        entry = SimpleNamespace(load=lambda: made, value="nowhere:Made")
-        found, real = activation.Found("made", entry, "a-test", "1"), activation.find
-        monkeypatch.setattr(
-            activation, "find", lambda name, *rest: found if name == "made" else real(name, *rest)
-        )
+        offered(monkeypatch, plugin(**hooks))
         kit = policies.make(plugins=["made"])
         sft = kit.policy()
         return SimpleNamespace(
@@ -214,3 +210,61 @@ def test_a_value_model_whose_context_is_shorter_than_the_policys_is_refused(tmp_
     source = {"world": "toy", "policy": {"value": "reward_model"}, "reward_model": short}
     with pytest.raises(UserError, match="exceeds the reward model's context of 24; lower it or"):
         run(source, tmp_path / "run", TINY)
+
+
+# --- The pairs of an iteration --------------------------------------------------------------------
+
+
+def test_held_out_pairs_and_meta_responses_are_of_prompts_of_their_own(tmp_path):
+    """Three responses are three pairs; of held-out prompts nothing is trained on, meta neither."""
+    settings = ["plugins=[metarm]", "preferences.responses=3", "generation.temperature=0.7"]
+    settings += ["prompts.preference=7", "prompts.held_out=5", "plugins.metarm.responses=4"]
+    config = load_config("toy", settings)
+    with Session(config, check(config, "toy"), tmp_path / "run") as s:
+        s.begin(1)
+        made = stages.gather(s, s.sft_policy)
+        ids, texts = s.prompts.preference.ids, s.prompts.preference.texts
+    assert made.train["prompt_id"][:] == [i for i in ids[:7] for _ in range(3)]
+    assert made.held_out["prompt_id"][:] == [i for i in ids[-5:] for _ in range(3)]
+    for data in (made.train, made.held_out):
+        assert len(set(zip(data["group"], data["prompt_id"], strict=True))) == len(data) / 3
+        for row in data.select(range(0, len(data), 3)):
+            assert row["chosen_gold"] >= row["rejected_gold"]
+    assert made.meta["prompt"][:] == texts[:7]
+    assert [len(responses) for responses in made.meta["responses"]] == [4] * 7
+
+
+# --- What an iteration comes to -------------------------------------------------------------------
+
+GOLD = "gold_reward"  # the column that `peak_gold` is the largest of
+
+
+def summarised(golds, accuracies=(0.5,), iteration=2):
+    """The summary of iteration 2, whose evaluations found these golds."""
+    rows = [{"kind": "eval", "iteration": k, "step": 9, GOLD: 5.0, "kl": 7.0} for k in (1, 3)]
+    trained = {"kind": "reward_model_trained", "iteration": 2, "held_out_accuracy": accuracies}
+    evals = [
+        {"kind": "eval", "iteration": 2, "step": step, GOLD: gold, "kl": 0.5 * step, "samples": []}
+        for step, gold in enumerate(golds)
+    ]
+    rows[1:1] = [trained, *evals]
+    metrics = SimpleNamespace(rows=lambda: rows)
+    return stages.summary(
+        SimpleNamespace(iteration=iteration, directory=SimpleNamespace(metrics=metrics))
+    )
+
+
+@pytest.mark.parametrize(
+    ("golds", "peak"),
+    [([0.0, 0.75, 0.25], 0.75), ([-0.5, -2.0], -0.5), ([None, None], None), ([None, -1.0], -1.0)],
+)
+def test_the_summary_is_the_last_evaluation_and_the_largest_gold(golds, peak):
+    found = summarised(golds, accuracies=[0.5, None, 0.75])
+    assert found == {GOLD: golds[-1], "kl": 0.5 * (len(golds) - 1), "peak_gold": peak} | {
+        "accuracy": 0.625
+    }
+
+
+@pytest.mark.parametrize("accuracies", [None, [None, None]])
+def test_an_accuracy_that_nothing_tells_is_null(accuracies):
+    assert summarised([1.0], accuracies)["accuracy"] is None

@@ -145,6 +145,17 @@ def test_the_stop_token_is_looked_for_in_the_response_only(policies):
     assert samples.finished.any()
 
 
+def test_a_stop_token_on_the_last_place_still_finishes_the_response(policies, monkeypatch):
+    """Four responses of at most three words, two of them at a time, word by word."""
+    kit = policies.make(generation={"max_new_tokens": 3, "batch": 2})
+    words = iter([[0, 2], [3, 0], [3, 2], [2, 3], [0, 4]])  # 0 stops
+    monkeypatch.setattr(generation, "draw", lambda *_: torch.tensor(next(words))[:, None])
+    samples = kit.sample(kit.word_policy(), [[2], [3, 4], [5], [2, 2]])
+    rows = [r[m].tolist() for r, m in zip(samples.response_ids, samples.mask, strict=True)]
+    assert rows == [[0], [2, 0], [3, 2, 0], [2, 3, 4]]
+    assert samples.finished.tolist() == [True, True, True, False]
+
+
 def test_a_custom_stop_token_ends_a_response_and_eos_does_not(policies):
     kit = policies.make(generation={"max_new_tokens": 12, "stop": "b"})
     policy = kit.word_policy()
