@@ -1,8 +1,9 @@
-"""Algorithm 1 as a run goes through it: which policy, pairs and models go where."""
+"""Algorithm 1 as a run goes through it: which policy, pairs and models go where, on which draws."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import json
+from collections import Counter, defaultdict
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import ostinato
 from distributions import offered
 from ostinato import hookimpl
+from ostinato.config import draws
 from ostinato.data.preferences import Preferences
 from ostinato.data.prompts import split_of
 from ostinato.engine.reward_training import held_out_accuracy
@@ -233,3 +235,49 @@ def test_a_rows_samples_are_of_its_own_iteration_and_the_last_row_is_summed_up(r
     for event, last in zip(finished, evals[1::2], strict=True):
         assert event.data["row"]["kl"] == last["kl"]
         assert event.data["row"]["length"] == last["length"]
+
+
+# --- Draws ----------------------------------------------------------------------------------------
+
+# Every method that draws, with two trainings of a reward model and two runs of a policy.
+DRAWING = (
+    "[sample_data, worst_case, strength, flip, simcse, metarm, brme, warp, agreement, best_of_n, "
+    "ptx, gold_labels]"
+)
+
+
+def test_no_two_draws_of_a_run_are_the_same(tmp_path, monkeypatch):
+    """A generator's name is asked for once, save for what is meant to stay.
+
+    The order of the data and fresh weights are the same in every iteration, and the order of the
+    RL prompts at every rollout of an epoch.
+    """
+    asked, seed_for = Counter(), draws.seed_for
+
+    def watched(seed, purpose, iteration=0, step=0, rank=0):
+        asked[purpose, iteration, step] += 1
+        return seed_for(seed, purpose, iteration, step, rank)
+
+    monkeypatch.setattr(draws, "seed_for", watched)
+    (tmp_path / "corpus.jsonl").write_text(
+        "".join(json.dumps({"text": f"the soup was {word}"}) + "\n" for word in ("good", "bad"))
+    )
+    settings = [
+        "iterations=2",
+        f"plugins={DRAWING}",
+        f"plugins.ptx.data={tmp_path / 'corpus.jsonl'}",
+        "plugins.strength.models=2",
+        "plugins.brme.heads=2",
+        "plugins.best_of_n.n=[3]",
+        "plugins.gold_labels.mode=sampled",
+        "prompts.fresh=true",
+        *MICRO,
+    ]
+    ostinato.run("toy", tmp_path / "run", settings)
+    again = {
+        name: count
+        for name, count in asked.items()
+        if count > (2 if name[1] == 0 or name[0].startswith("rl prompts") else 1)
+    }
+    assert again == {}
+    assert len(asked) > 200

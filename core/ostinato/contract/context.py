@@ -66,7 +66,8 @@ class Context:
 
     ``iteration`` counts from 1, ``step`` in rollouts or optimiser steps of the current stage.
     ``member`` is the reward model in training, ``update`` the policy's optimiser update,
-    ``micro_batch`` the part of it, each 0 elsewhere; all five seed :meth:`generator`.
+    ``micro_batch`` the part of it, each 0 elsewhere; ``training`` names one of several in a stage
+    (a ``name`` or ``purpose`` that was asked for), else empty. All six seed :meth:`generator`.
     ``sft`` is the SFT policy, ``gold`` the gold model or None, ``readers`` how the run's plugins
     read reward models, ``device`` where models live, ``directory`` the run's folder,
     ``ruler`` the SFT responses on which every reward has mean 0; forward passes stand inside
@@ -86,6 +87,7 @@ class Context:
     member: int = 0
     update: int = 0
     micro_batch: int = 0
+    training: str = ""
     directory: Path = Path()
     ruler: Ruler | None = None
     fit: Callable[..., Any] = _absent
@@ -110,8 +112,9 @@ class Context:
         return self.draws.generator(self.purpose(purpose), self.step, device)
 
     def purpose(self, purpose: str) -> str:
-        """The purpose with member, update and micro-batch, where they are not the first."""
-        place = {"member": self.member, "update": self.update, "micro-batch": self.micro_batch}
+        """The purpose with training, member, update and micro-batch, where not the first."""
+        place: dict[str, int | str] = {"training": self.training, "member": self.member}
+        place |= {"update": self.update, "micro-batch": self.micro_batch}
         return "/".join([purpose, *(f"{name} {n}" for name, n in place.items() if n)])
 
     @contextmanager

@@ -85,7 +85,8 @@ class PolicyTrainer:
         if first == 0 and evaluate:
             self.record(policy, 0)
         for step in range(first, settings.rollouts):
-            started, ctx = time.perf_counter(), self.ctx.at(step=step)
+            started = time.perf_counter()
+            ctx = self.ctx.at(step=step, training="" if name == "policy" else name)
             with ctx.located():
                 rollout, whole, row = rollouts(ctx, kl)
                 sampled = time.perf_counter()

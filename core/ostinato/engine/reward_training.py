@@ -92,7 +92,7 @@ class RewardTrainer:
                     group["lr"] = self._lr(step, total, peak)
                 chunks = [batch[i :: settings.accumulate] for i in range(settings.accumulate)]
                 parts = [comparisons.batch(chunk) for chunk in chunks if chunk]
-                ctx = self.ctx.at(step=step)
+                ctx = self.ctx.at(step=step, training="" if purpose == "reward model" else purpose)
                 with ctx.located():
                     row = self._update(model, parts, parameters, optimiser, purpose, ctx)
                 recent.append(row["terms"][self.plugins.owners["preference_loss"]])
