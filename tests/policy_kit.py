@@ -119,7 +119,7 @@ class PolicyKit:
             **(model or {}),
         }
         policy = {"tokenizer": "bytes", "random": random, **sections.pop("policy", {})}
-        generation = {"max_new_tokens": 6, **sections.pop("generation", {})}
+        generation = {"max_new_tokens": 6, "temperature": 0.7, **sections.pop("generation", {})}
         config = load_config(
             {
                 "seed": seed,

@@ -425,10 +425,11 @@ def test_columns_that_nothing_provides_or_consumes(install: Install) -> None:
     assert activate([("loss", {}), ("gives", {})], "run.yaml").owners["preference_loss"] == "loss"
 
 
-def test_the_largest_need_wins(install: Install) -> None:
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_largest_need_wins(install: Install, order: int) -> None:
     needs = "@property\ndef needs(self): return {'views': 3, 'dropout': 0.2}\n"
     install("needy", package(needs + OK), needy="P")
-    plugins = activate([("needy", {}), ("simcse", {"dropout": 0.2})], "run.yaml")
+    plugins = activate([("needy", {}), ("simcse", {"dropout": 0.2})][::order], "run.yaml")
     assert plugins.need("views") == 3
     assert plugins.need("dropout") == 0.2
     assert plugins.need("members") is None

@@ -498,7 +498,8 @@ def test_with_a_kl_penalty_ppo_finds_the_closed_form_optimum(policies, function_
 
     def distribution(policy):
         with torch.no_grad():
-            return policy.lm(input_ids=torch.tensor([[2, 3]])).logits[0, -1].softmax(-1)
+            logits = policy.lm(input_ids=torch.tensor([[2, 3]])).logits[0, -1]
+        return (logits / kit.config.generation.temperature).softmax(-1)
 
     reference = distribution(initial)
     optimum = reference * (rewards / beta).exp()

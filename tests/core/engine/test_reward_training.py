@@ -298,6 +298,43 @@ def test_non_finite_displacement_names_the_plugin(kit, comparisons, monkeypatch)
         one.trainer()(one.initial(), comparisons(8))
 
 
+@pytest.mark.parametrize("vocabulary", ["same", "other"])
+def test_meta_scores_are_those_of_each_prompts_own_responses(
+    kit, comparisons, words, monkeypatch, vocabulary
+):
+    """By tokens where the policy has the reward model's, by text where it has not: alike."""
+    seen = []
+
+    def meta_update(self, score, meta_batch):
+        seen.append((score().detach(), meta_batch))
+        return {}
+
+    one = with_plugin(kit, monkeypatch, meta_update=meta_update)
+    fit = one.trainer()
+    encode, end = fit.policy_tokenizer.encode, [fit.policy_tokenizer.eos_token_id]
+    rows = []
+    for prompt in ("x", "yzz", "zy"):
+        texts, finished = [f"{prompt}a", "bb", "abcd"], [prompt != "x", prompt == "x", True]
+        tokens = [encode(t)[:-1] + (end if f else []) for t, f in zip(texts, finished, strict=True)]
+        row = {"prompt": prompt, "prompt_ids": encode(prompt)[:-1], "responses": texts}
+        rows.append(row | {"response_ids": tokens, "finished": finished})
+    fit.meta = Dataset.from_list(rows)
+    if vocabulary == "other":
+        fit.policy_tokenizer = words()
+    model = one.initial()
+    fit(model, comparisons(8))
+    found, batch = seen[0]
+    assert sorted(batch["prompt"]) == ["x", "yzz", "zy"]
+    assert len(found) == 3
+    for scores, prompt, texts, finished in zip(
+        found, batch["prompt"], batch["responses"], batch["finished"], strict=True
+    ):
+        torch.testing.assert_close(
+            scores, model.score([prompt] * 3, texts, finished), atol=1e-5, rtol=0
+        )
+    assert float(found.std()) > 0.05
+
+
 def test_meta_score_without_the_need_is_refused(kit, comparisons, monkeypatch):
     one = with_plugin(kit, monkeypatch, meta_update=lambda self, score: {"x": score()})
     with pytest.raises(UserError, match="meta responses that no plugin needs"):

@@ -237,34 +237,27 @@ def test_held_out_pairs_and_meta_responses_are_of_prompts_of_their_own(tmp_path)
 # --- What an iteration comes to -------------------------------------------------------------------
 
 GOLD = "gold_reward"  # the column that `peak_gold` is the largest of
-
-
-def summarised(golds, accuracies=(0.5,), iteration=2):
-    """The summary of iteration 2, whose evaluations found these golds."""
-    rows = [{"kind": "eval", "iteration": k, "step": 9, GOLD: 5.0, "kl": 7.0} for k in (1, 3)]
-    trained = {"kind": "reward_model_trained", "iteration": 2, "held_out_accuracy": accuracies}
-    evals = [
-        {"kind": "eval", "iteration": 2, "step": step, GOLD: gold, "kl": 0.5 * step, "samples": []}
-        for step, gold in enumerate(golds)
-    ]
-    rows[1:1] = [trained, *evals]
-    metrics = SimpleNamespace(rows=lambda: rows)
-    return stages.summary(
-        SimpleNamespace(iteration=iteration, directory=SimpleNamespace(metrics=metrics))
-    )
+UNKNOWN = dict.fromkeys(["held_out_accuracy", "accuracy", "accuracy_labels"])
 
 
 @pytest.mark.parametrize(
     ("golds", "peak"),
     [([0.0, 0.75, 0.25], 0.75), ([-0.5, -2.0], -0.5), ([None, None], None), ([None, -1.0], -1.0)],
 )
-def test_the_summary_is_the_last_evaluation_and_the_largest_gold(golds, peak):
-    found = summarised(golds, accuracies=[0.5, None, 0.75])
-    assert found == {GOLD: golds[-1], "kl": 0.5 * (len(golds) - 1), "peak_gold": peak} | {
-        "accuracy": 0.625
-    }
+def test_the_summary_is_the_iterations_last_evaluation_and_its_largest_gold(golds, peak):
+    def evaluation(k, step, gold):
+        row = {"kind": "eval", "iteration": k, "step": step, GOLD: gold, "samples": [{}]}
+        return row | {"kl": k + 0.5 * step, "kl_init": step}
 
-
-@pytest.mark.parametrize("accuracies", [None, [None, None]])
-def test_an_accuracy_that_nothing_tells_is_null(accuracies):
-    assert summarised([1.0], accuracies)["accuracy"] is None
+    rows = [
+        evaluation(1, 9, 5.0),
+        {"kind": "reward_model_trained", "iteration": 2, **UNKNOWN},
+        *(evaluation(2, step, gold) for step, gold in enumerate(golds)),
+        evaluation(3, 0, 7.0),
+    ]
+    metrics = SimpleNamespace(rows=lambda: rows)
+    made = stages.summary(SimpleNamespace(iteration=2, directory=SimpleNamespace(metrics=metrics)))
+    last = len(golds) - 1
+    assert (made["peak_gold"], made[GOLD]) == (peak, golds[-1])
+    assert (made["kl"], made["kl_init"]) == (2 + 0.5 * last, last)
+    assert not {"step", "samples", "iteration"} & set(made)

@@ -112,10 +112,10 @@ def test_a_saved_policy_loads_with_transformers_and_gives_the_same_logprobs(
     assert set(loaded.state_dict()) == set(policy.lm.state_dict())
     for prompt, response in zip(RAGGED, RESPONSES, strict=True):
         found = policy.logprobs(batch(policy, [prompt], [response]))[0]
-        wanted = by_hand(loaded, prompt, response)
+        wanted = by_hand(loaded, prompt, response, policy.temperature)
         torch.testing.assert_close(found.double(), wanted, atol=1e-5, rtol=0)
     samples = batch(policy, RAGGED, RESPONSES)
-    again = Policy.load_checkpoint(tmp_path, temperature=1.0)
+    again = Policy.load_checkpoint(tmp_path, policy.temperature)
     assert torch.equal(again.logprobs(samples), policy.logprobs(samples))
 
 

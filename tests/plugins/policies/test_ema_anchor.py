@@ -39,7 +39,7 @@ def test_the_anchor_is_the_moving_average_in_closed_form(policies, function_rewa
     """
     mu = 0.2
     kit = policies.make(plugins=[{"ema_anchor": {"mu": mu}}], rl=SMALL)
-    initial, seen, anchors, batches = kit.word_policy(), [], [], []
+    initial, seen, anchors, batches = kit.word_policy(1), [], [], []
     before = float64(initial)
     loss = kit.plugins["ppo"].instance.loss
     monkeypatch.setattr(

@@ -43,7 +43,7 @@ def start(kit, plugin, given):
     return one.plugins.one("init_policy", history=given, ctx=one.ctx)
 
 
-@pytest.mark.parametrize("plugin", ["from_sft", "take_last_policy", "liti"])
+@pytest.mark.parametrize("plugin", ["from_sft", "take_last_policy", "liti", "warp"])
 def test_the_first_iteration_starts_from_sft(kit, policies, plugin):
     assert start(kit, plugin, history(policies, 0)).name == "sft"
 
@@ -55,11 +55,12 @@ def test_a_handle_is_answered_and_no_weights_are_loaded(kit, policies, plugin, n
     assert asked == []
 
 
+@pytest.mark.parametrize("plugin", ["liti", "warp"])
 @pytest.mark.parametrize("eta", [0.0, 0.3, 0.5, 1.0])
-def test_liti_interpolates_between_the_last_start_and_the_last_end(kit, policies, eta):
+def test_liti_interpolates_between_the_last_start_and_the_last_end(kit, policies, plugin, eta):
     """pi_3_init = (1 - eta) pi_2_init + eta pi_2 in every parameter, in float64."""
     before = {n: {k: v.clone() for k, v in p.state_dict().items()} for n, p in policies.items()}
-    made = start(kit, ("liti", {"eta": eta}), history(policies, 2))
+    made = start(kit, (plugin, {"eta": eta}), history(policies, 2))
     first, last = (dict(policies[n].named_parameters()) for n in ("initial-2", "final-2"))
     for name, p in made.named_parameters():
         a, b = (x[name].detach().double().numpy() for x in (first, last))
