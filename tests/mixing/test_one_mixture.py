@@ -9,6 +9,7 @@ import pytest
 import ostinato
 from kill_runs import Crash, crash_at, differing, outcome
 from mixing import covering, micro
+from ostinato.config.reading import merged
 from ostinato.models.reward_model import MEAN, load_reward
 from ostinato_plugins.reward_models.brme import BRME
 
@@ -19,9 +20,17 @@ READERS = {**MEAN, "brme": BRME.read}
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """The fixed mixture, with members beside the heads."""
+    """The fixed mixture, with members beside the heads, and with no setting at its simplest."""
     made = micro.run_file(MIXING, LISTED, tmp_path_factory.mktemp("furnished"))
-    return made | {"reward_model": made["reward_model"] | {"members": 2}, "checkpoint_every": 1}
+    changes = {
+        "reward_model": {"members": 2, "batch": 12, "accumulate": 3},  # groups: 2, 1, 1
+        "preferences": {"responses": 3},
+        "generation": {"temperature": 0.7},
+        "rl": {"minibatch": 4, "accumulate": 2},
+        "evaluation": {"every": 1},
+        "checkpoint_every": 1,
+    }
+    return merged(made, changes)
 
 
 @pytest.fixture(scope="module")

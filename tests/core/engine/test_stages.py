@@ -236,7 +236,7 @@ def test_held_out_pairs_and_meta_responses_are_of_prompts_of_their_own(tmp_path)
 
 # --- What an iteration comes to -------------------------------------------------------------------
 
-GOLD = "gold_reward"  # the column that `peak_gold` is the largest of
+GOLD = "gold_sft_std"  # the column that `peak_gold` is the largest of
 UNKNOWN = dict.fromkeys(["held_out_accuracy", "accuracy", "accuracy_labels"])
 
 
