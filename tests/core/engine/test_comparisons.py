@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from datasets import concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 
-from ostinato.engine.comparisons import ranks
+from ostinato.engine.comparisons import Comparisons, ranks
 
 
 def test_groups_share_rows_and_are_ranked(kit, comparisons):
@@ -57,3 +57,24 @@ def test_a_group_is_one_iterations_whatever_its_number(kit, comparisons):
         assert batch.iteration[rows].tolist() == data["iteration"][:]
     for group in range(12):
         assert sorted(batch.rank[batch.group == group].tolist()) == [0, 1, 2]
+
+
+def test_another_vocabulary_gives_the_same_tokens_through_text(kit, comparisons, words):
+    """A response that never came to its stop token has none here either."""
+    one = kit.make()
+    model, tokenizer = one.initial(), one.trainer().policy_tokenizer
+    table = comparisons(6, responses=3).to_dict()
+    for side, stopped in (("chosen", [True, False, True]), ("rejected", [False, True, True])):
+        finished = stopped * 6
+        table[f"{side}_finished"] = finished
+        pairs = zip(table[f"{side}_ids"], finished, strict=True)
+        table[f"{side}_ids"] = [ids if done else ids[:-1] for ids, done in pairs]
+    data = Dataset.from_dict(table)
+    for index in range(len(data)):  # each by itself: a response is one row of its group's batch
+        part = data.select([index])
+        same, other = (Comparisons(part, model, t).batch([0]) for t in (tokenizer, words()))
+        for field in ("input_ids", "mask", "response_mask"):
+            assert torch.equal(getattr(same, field), getattr(other, field))
+        last = [int(ids[mask][-1]) for ids, mask in zip(other.input_ids, other.mask, strict=True)]
+        finished = [data[f"{side}_finished"][index] for side in ("chosen", "rejected")]
+        assert [token == model.tokenizer.eos_token_id for token in last] == finished
