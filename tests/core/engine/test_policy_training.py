@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
-from distributions import offered, plugin
 from ostinato.config.errors import NonFiniteError, UserError
 from ostinato.engine.policy_update import PolicyUpdate, learning_rate
 from ostinato.models.samples import Samples, Scores
@@ -142,51 +139,6 @@ def test_group_rows_of_one_prompt_stand_together_and_odd_sizes_are_refused(
     monkeypatch.setattr(kit.plugins["ppo"].instance, "responses_per_prompt", 3)
     with pytest.raises(UserError, match="8 is no multiple of the algorithm's 3 responses a prompt"):
         train(kit, kit.policy(), function_reward)
-
-
-def test_the_transformed_score_is_trained_on_and_the_reward_models_is_logged(
-    policies, function_reward, monkeypatch
-):
-    def reward_transform(self, rewards):
-        place = torch.arange(len(rewards.score)) / 8
-        return replace(rewards, score=0.5 - rewards.score + place, kl_scale=1 + place)
-
-    offered(monkeypatch, plugin(reward_transform=reward_transform))
-    settings = {"clip_score": 0.75, "unfinished": {"penalty": 0.25}}
-    kit = policies.make(plugins=["ppo", "made"], rl={**SMALL, **settings})
-    seen = spy(kit, monkeypatch)
-    train(kit, kit.policy(), function_reward, reference=kit.policy(seed=1))
-    batch, _ = seen[0]
-    raw, rows = share_of_b(batch.samples), batch.group  # one response a prompt: its place
-    wanted = (0.5 - raw + rows / 8).clamp(-0.75, 0.75) - 0.25 * ~batch.finished
-    torch.testing.assert_close(batch.score, wanted)
-    torch.testing.assert_close(batch.kl_coefficient, kit.config.kl.coefficient * (1 + rows / 8))
-    log_ratio = ((batch.logprobs - batch.ref_logprobs) * batch.mask).sum(1)
-    torch.testing.assert_close(batch.rewards.sum(1), wanted - batch.kl_coefficient * log_ratio)
-    (row,) = kit.rows
-    assert row["score"] == pytest.approx(float(raw.mean()))
-    assert row["score_std"] == pytest.approx(float(raw.std()))
-    assert row["reward"] == pytest.approx(float(wanted.mean()))
-    assert row["kl_scale"] == pytest.approx(1 + 3.5 / 8)
-
-
-@pytest.mark.parametrize("draw", ["prompts", "responses", "minibatches"])
-def test_runs_of_one_iteration_differ_in_every_draw(policies, function_reward, monkeypatch, draw):
-    """Two runs that start alike differ by their names alone."""
-    prompts = [[100]] if draw == "responses" else RAGGED
-
-    def drawn(name):
-        kit = policies.make(plugins=["ppo"], rl={**SMALL, "minibatch": 2, "epochs": 2})
-        seen = spy(kit, monkeypatch)
-        kit.engine(prompts)(kit.policy(), function_reward(share_of_b), name=name)
-        groups = [batch.group.tolist() for batch, _ in seen]
-        if draw == "minibatches":
-            return groups
-        texts = [getattr(batch.samples, draw) for batch, _ in seen]
-        pairs = zip(groups, texts, strict=True)
-        return dict(sorted(pair for rows in pairs for pair in zip(*rows, strict=True)))
-
-    assert drawn("run-1") == drawn("run-1") != drawn("run-2")
 
 
 # --- Updates --------------------------------------------------------------------------------------
