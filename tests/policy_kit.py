@@ -168,7 +168,8 @@ class PolicyKit:
         def log(kind: str, **row: Any) -> None:
             self.rows.append(row)
 
-        chosen = PromptSet(list(range(len(prompts))), [""] * len(prompts), [*map(list, prompts)])
+        texts = [" ".join(map(str, prompt)) for prompt in prompts]
+        chosen = PromptSet(list(range(len(prompts))), texts, [*map(list, prompts)])
         return PolicyTrainer(
             self.plugins,
             self.ctx,

@@ -95,7 +95,8 @@ def test_a_ruler_comes_back_from_its_folder(kit, comparisons, tmp_path):
     made = kit.make().ruler(comparisons(6))
     made = Ruler(made.evaluation, made.rl, torch.arange(6.0), None)
     made.save(tmp_path)
-    again = Ruler.load(tmp_path, made.rl.tokenizer, torch.device("cpu"))
+    texts = {name: getattr(made, name).prompts for name in ("evaluation", "rl")}
+    again = Ruler.load(tmp_path, made.rl.tokenizer, torch.device("cpu"), texts)
     assert torch.equal(again.gold, made.gold)
     assert again.rl_gold is None
     for a, b in ((made.evaluation, again.evaluation), (made.rl, again.rl)):

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, ByT5Tokenizer
 
 import ostinato
 from judge_kit import SHORT, TellsTexts, by_definition, prefers_quality
 from ostinato import UserError, load_config
 from ostinato.config.draws import Draws
+from ostinato.config.yaml_files import parsed
 from ostinato.contract.batches import PolicyHandle
 from ostinato.data.prompts import load_prompts
 from ostinato.engine.session import check
@@ -157,7 +157,7 @@ def counted(leads):
 
 def test_against_another_run_counted_again_from_its_checkpoint(matched, trained):
     """Both policies draw again; gold and the judge, text by text, count the rest."""
-    config = load_config(yaml.safe_load((matched.directory / "run.yaml").read_text())["config"])
+    config = load_config(parsed((matched.directory / "run.yaml").read_text())["config"])
     end = [row for row in matched.metrics if row["kind"] == "eval"][-1]
     folders = matched.directory, trained
     policies = [Policy.load_checkpoint(f / "iteration-1/policy", 1.0) for f in folders]
