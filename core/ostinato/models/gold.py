@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from ostinato.config.errors import NonFiniteError, UserError
 from ostinato.config.sections import GoldSection, RewardModelSection
-from ostinato.models.loading import from_checkpoint
+from ostinato.models.loading import from_checkpoint, load_weights
 from ostinato.models.reward_model import SCORING_BATCH, RewardModel
 from ostinato.models.samples import Samples, Scorer
 
@@ -124,21 +124,7 @@ class GoldClassifier(nn.Module):
     def load(cls, section: GoldSection, device: torch.device) -> GoldClassifier:
         """Raises UserError: not loadable, not trained to score, more than one label, no padding."""
         auto, remote = AutoModelForSequenceClassification, section.trust_remote_code
-        model, facts = from_checkpoint(
-            auto,
-            section.model,
-            "gold.model",
-            trust_remote_code=remote,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-        body = f"{model.base_model_prefix}."
-        lacking = sorted(facts["missing_keys"], key=lambda key: (key.startswith(body), key))
-        if lacking:  # transformers filled them with random numbers
-            raise UserError(
-                f"gold.model: '{section.model}' is no trained reward model: its checkpoint holds "
-                f"no '{lacking[0]}'"
-            )
+        model = load_weights(auto, section.model, "gold.model", trust_remote_code=remote)
         if model.config.num_labels != 1:
             raise UserError(
                 f"gold.model: '{section.model}' has {model.config.num_labels} labels, expected a "

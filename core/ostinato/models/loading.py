@@ -41,18 +41,19 @@ def load_model(
     section: ModelSection,
     tokenizer: Any,
     key: str,
-    must_hold: str = "",
+    fresh: str = "",
     **config: Any,
 ) -> Any:
     """A model of the transformers class ``auto``: loaded, or built with random weights.
 
-    Its embeddings hold every token of ``tokenizer``; its config names the tokenizer's eos and pad.
-    Weights are fp32. Random weights come from torch's global generator. Raises UserError where a
-    checkpoint lacks the weight ``must_hold``, which transformers would fill with random numbers.
+    Its embeddings hold the tokens of ``tokenizer`` and no others; its config names the tokenizer's
+    eos and pad. Weights are fp32. Random weights come from torch's global generator. Raises
+    UserError where a checkpoint lacks a weight other than ``fresh``.
     """
+    size = 1 + max(tokenizer.get_vocab().values())
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     if section.random is not None:
-        wanted = {"vocab_size": len(tokenizer), **ids, **section.random, **config}
+        wanted = {"vocab_size": size, **ids, **section.random, **config}
         try:
             made = AutoConfig.for_model(**wanted)
             model = auto.from_config(made)
@@ -61,22 +62,12 @@ def load_model(
                 f"{key}.random: transformers cannot build it: {first_line(error)}"
             ) from error
     else:
-        model, facts = from_checkpoint(
-            auto,
-            section.model,
-            f"{key}.model",
-            trust_remote_code=section.trust_remote_code,
-            dtype=torch.float32,
-            output_loading_info=True,
-            **config,
+        trusted = section.trust_remote_code
+        model = load_weights(
+            auto, section.model, f"{key}.model", fresh, trust_remote_code=trusted, **config
         )
-        if must_hold in facts["missing_keys"]:
-            raise UserError(
-                f"{key}.model: '{section.model}' is no trained reward model: its checkpoint holds "
-                f"no '{must_hold}'"
-            )
-    if model.get_input_embeddings().num_embeddings < len(tokenizer):
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    if model.get_input_embeddings().num_embeddings != size:
+        model.resize_token_embeddings(size, mean_resizing=False)
     for name, value in ids.items():
         setattr(model.config, name, value)
         if getattr(model, "generation_config", None) is not None:
@@ -84,10 +75,38 @@ def load_model(
     return model.eval()
 
 
-def from_checkpoint(auto: Any, name: str | None, key: str, **arguments: Any) -> Any:
+def load_weights(auto: Any, name: Any, key: str, fresh: str = "", **arguments: Any) -> Any:
+    """A model with the weights of a checkpoint, in fp32.
+
+    Raises UserError where one other than ``fresh`` is missing, which transformers would fill with
+    random numbers.
+    """
+    model, facts = from_checkpoint(
+        auto, name, key, dtype=torch.float32, output_loading_info=True, **arguments
+    )
+    body = f"{model.base_model_prefix}."
+    missing = set(facts["missing_keys"]) - {fresh}
+    for first in sorted(missing, key=lambda weight: (weight.startswith(body), weight))[:1]:
+        raise UserError(
+            f"{key}: '{name}' is no whole {type(model).__name__}: its checkpoint holds no '{first}'"
+        )
+    for p in (*model.parameters(), *model.buffers()):
+        p.data = p.data.clone()  # safetensors aligns nothing, and sums round by alignment
+    return model
+
+
+def load_saved(auto: Any, folder: Path) -> tuple[Any, Any]:
+    """(model, tokenizer) of a run's own checkpoint: no pickle, and no code, whatever lies there."""
+    model = load_weights(auto, folder, "checkpoint", use_safetensors=True)
+    return model, from_checkpoint(AutoTokenizer, folder, "checkpoint")
+
+
+def from_checkpoint(
+    auto: Any, name: Any, key: str, trust_remote_code: bool = False, **arguments: Any
+) -> Any:
     """``auto.from_pretrained(name)``; UserError in one sentence where that fails."""
     try:
-        return auto.from_pretrained(name, **arguments)
+        return auto.from_pretrained(name, trust_remote_code=trust_remote_code, **arguments)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{key}: '{name}' cannot be loaded: {first_line(error)}") from error
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from ostinato.config.errors import UserError
 from ostinato.config.sections import PolicySection
-from ostinato.models.loading import load_model, load_tokenizer, save_model
+from ostinato.models.loading import load_model, load_saved, load_tokenizer, save_model
 from ostinato.models.samples import Samples
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ class Policy(nn.Module):
     @classmethod
     def load_checkpoint(cls, folder: Path, temperature: float) -> Policy:
         """A policy that a run saved."""
-        lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        return cls(lm, AutoTokenizer.from_pretrained(folder), temperature)
+        return cls(*load_saved(AutoModelForCausalLM, folder), temperature)
 
     def save(self, folder: Path) -> None:
         """A transformers checkpoint that AutoModelForCausalLM loads; the value head is left out."""

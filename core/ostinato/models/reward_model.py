@@ -16,7 +16,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
 )
 
 from ostinato.config.draws import Draws
@@ -25,6 +24,7 @@ from ostinato.config.sections import RewardModelSection
 from ostinato.models.loading import (
     from_checkpoint,
     load_model,
+    load_saved,
     load_tokenizer,
     padded,
     prompt_tokens,
@@ -100,8 +100,8 @@ class RewardModel(nn.Module, Reward):
         """
         tokenizer = load_tokenizer(section, key)
         auto = AutoModelForSequenceClassification
-        head = "score.weight" if trained else ""
-        model = load_model(auto, section, tokenizer, key, head, num_labels=1)
+        fresh = "" if trained else "score.weight"
+        model = load_model(auto, section, tokenizer, key, fresh, num_labels=1)
         if not isinstance(getattr(model, "score", None), nn.Linear):
             raise UserError(
                 f"{key}: a {model.config.model_type} model has no linear `score` head; expected a "
@@ -124,13 +124,13 @@ class RewardModel(nn.Module, Reward):
     @classmethod
     def load_checkpoint(cls, folder: Path, readers: Mapping[str, Reader] = MEAN) -> RewardModel:
         """A reward model that a run saved. Raises UserError where its reader is none of these."""
-        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+        model, tokenizer = load_saved(AutoModelForSequenceClassification, folder)
         facts = getattr(model.config, "ostinato", None)
         if facts is None:
             raise UserError(f"{folder}: config.json holds no ostinato calibration")
         made = cls(
             model,
-            AutoTokenizer.from_pretrained(folder),
+            tokenizer,
             facts["reader"],
             Calibration(**facts["calibration"] | {"zeros": tuple(facts["calibration"]["zeros"])}),
             facts["max_tokens"],
@@ -139,7 +139,8 @@ class RewardModel(nn.Module, Reward):
             facts["stop"],
         )
         if (folder / PLUGIN_MODULES).exists():
-            made.plugin_modules = saved_modules(load_file(folder / PLUGIN_MODULES))
+            weights = load_file(folder / PLUGIN_MODULES)
+            made.plugin_modules = saved_modules({n: w.clone() for n, w in weights.items()})
         return made
 
     def save(self, folder: Path) -> None:

@@ -90,8 +90,8 @@ def test_a_language_model_is_no_gold(kit, tmp_path):
     with pytest.raises(UserError) as caught:
         load_gold(GoldSection(model=str(tmp_path)), CPU)
     assert str(caught.value) == (
-        f"gold.model: '{tmp_path}' is no trained reward model: its checkpoint holds no "
-        "'score.weight'"
+        f"gold.model: '{tmp_path}' is no whole GPTNeoXForSequenceClassification: its checkpoint "
+        "holds no 'score.weight'"
     )
     body = RewardModelSection(model=str(tmp_path))  # a proxy gets its head in training
     assert RewardModel.load(body).model.config.num_labels == 1
@@ -134,8 +134,8 @@ def test_an_encoder_without_its_trained_head_is_no_gold(tmp_path):
     with pytest.raises(UserError) as caught:
         load_gold(GoldSection(model=str(tmp_path)), CPU)
     assert str(caught.value) == (
-        f"gold.model: '{tmp_path}' is no trained reward model: its checkpoint holds no "
-        "'classifier.bias'"
+        f"gold.model: '{tmp_path}' is no whole BertForSequenceClassification: its checkpoint holds "
+        "no 'classifier.bias'"
     )
 
 
