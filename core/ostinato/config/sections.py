@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -311,6 +312,12 @@ class BackendSection(Section):
     )
 
 
+def seconds(time: str) -> float:
+    """``90 s``, ``5 min`` or ``1.5 h`` in seconds; 0 for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)", time.strip(), re.ASCII)
+    return float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]] if found else 0.0
+
+
 def _nothing() -> Any:
     """A section that is left out: its own errors then stand among all the others."""
     return {}
@@ -338,7 +345,22 @@ class RunConfig(Section):
     evaluation: EvaluationSection = Field(default_factory=lambda: EvaluationSection())
     sft: SFTSection | None = None
     backend: BackendSection = Field(default_factory=lambda: BackendSection())
-    checkpoint_every: int = Field(1, ge=1, description="rollouts between checkpoints")
+    checkpoint_every: int | str | None = Field(
+        None,
+        description="rollouts between checkpoints, or the time, as `90 s`, `5 min` or `1 h`; when "
+        "left out, 1 rollout for a policy of less than 50M parameters, else `5 min`",
+    )
+
+    @field_validator("checkpoint_every", mode="before")
+    @classmethod
+    def _rollouts_or_time(cls, value: Any) -> Any:
+        if value is None or (isinstance(value, int) and value >= 1):
+            return value
+        if isinstance(value, str) and seconds(value) > 0:
+            return value
+        raise ValueError(
+            f"expected a number of rollouts, such as 4, or a time, such as '5 min', got {value!r}"
+        )
 
     @field_validator("plugins", mode="before")
     @classmethod

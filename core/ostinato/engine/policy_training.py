@@ -19,6 +19,7 @@ from ostinato.machine.backend import Backend
 from ostinato.models.policy import Policy
 from ostinato.models.reward import Reward
 from ostinato.runs.checkpoints import (
+    Schedule,
     load_optimiser,
     load_parameters,
     optimiser_tensors,
@@ -48,6 +49,7 @@ class PolicyTrainer:
     latest: Reward | None = None
     updates: int = 0
     evaluations: int = 0
+    names: frozenset[str] = frozenset()
 
     def __call__(
         self,
@@ -82,6 +84,7 @@ class PolicyTrainer:
         update = PolicyUpdate(*shared, optimiser, on_update)
         moving = {"policy.": policy} | ({"reference.": anchor} if on_update else {})
         first, kl = self._restore(name, moving, optimiser)
+        saved = Schedule(self.ctx.config.checkpoint_every, policy)
         if first == 0 and evaluate:
             self.record(policy, 0)
         for step in range(first, settings.rollouts):
@@ -101,7 +104,7 @@ class PolicyTrainer:
             last = step + 1 == settings.rollouts
             if evaluate and (last or (step + 1) % self.ctx.config.evaluation.every == 0):
                 self.record(policy, step + 1)
-            if last or (step + 1) % self.ctx.config.checkpoint_every == 0:
+            if saved.due(step + 1) or last:
                 self._save(name, step + 1, moving, optimiser, kl)
         return policy
 
@@ -113,9 +116,19 @@ class PolicyTrainer:
         """
         self.evaluations += 1
         name = f"evaluation-{self.evaluations}"
+        self._take(name)
         if self.directory.load_checkpoint(self.stage, name) is None:
             self.record(policy, step)
             self.directory.save_checkpoint(self.stage, name, step, {}, {})
+
+    def _take(self, name: str) -> None:
+        """UserError if the name is taken: one run would go on from the other's checkpoint."""
+        if name in self.names:
+            raise UserError(
+                f"plugin '{self.plugins.owners.get('train_policy')}': hook 'train_policy' made two "
+                f"runs with the name '{name}'; give each a name of its own, optimise(name=...)"
+            )
+        self.names |= {name}
 
     def _algorithm(self) -> PolicyAlgorithm:
         algorithm: PolicyAlgorithm = self.plugins.one("policy_algorithm", ctx=self.ctx)
@@ -130,6 +143,7 @@ class PolicyTrainer:
         self, name: str, moving: Mapping[str, Policy], optimiser: torch.optim.Optimizer
     ) -> tuple[int, float | None]:
         """Rollouts done before a run was killed, and the KL of the last; all as it was then."""
+        self._take(name)
         self.updates = 0
         found = self.directory.load_checkpoint(self.stage, name)
         if found is None:

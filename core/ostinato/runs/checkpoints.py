@@ -1,13 +1,36 @@
-"""What a checkpoint of an unfinished policy holds: parameters and optimiser state as tensors."""
+"""Checkpoints of an unfinished policy: when one is due, and what it holds, as tensors."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from ostinato.config.sections import seconds
 from ostinato.models.policy import Policy
+
+LARGE = 50_000_000  # parameters from which a checkpoint takes longer than many a rollout
+
+
+class Schedule:
+    """When an unfinished policy is saved: every so many rollouts, or after so much time."""
+
+    def __init__(self, every: int | str | None, policy: Policy) -> None:
+        small = sum(p.numel() for p in policy.lm.parameters()) < LARGE
+        self.every = every or (1 if small else "5 min")
+        self.last = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether rollout ``step``, from 1, is to be kept; asked once a rollout."""
+        if isinstance(self.every, int):
+            return step % self.every == 0
+        now = time.monotonic()
+        if now - self.last < seconds(self.every):
+            return False
+        self.last = now
+        return True
 
 
 def parameters_of(policy: Policy, prefix: str) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import pytest
 from distributions import write_distribution
 from ostinato.config.errors import UserError
 from ostinato.config.reading import load_config, merged
-from ostinato.config.sections import RunConfig
+from ostinato.config.sections import RunConfig, seconds
 
 RANDOM = {"random": {"model_type": "gpt_neox"}}
 LEAST: dict[str, Any] = {"policy": RANDOM, "reward_model": RANDOM, "prompts": {"data": "p.jsonl"}}
@@ -62,6 +62,7 @@ def test_numbers_as_people_write_them(write: Write) -> None:
     ("text", "said"),
     [
         ("seed: true", "seed: expected a number, got true"),
+        ("checkpoint_every: true", "checkpoint_every: expected a number, got true"),
         ("rl: {lr: False}", "rl.lr: expected a number, got false"),
         ("rl: {rollouts: on}", "rl.rollouts: input should be a valid integer, got 'on'"),
         ("rl: {betas: [false, 0.99]}", "rl.betas: expected a number, got [false, 0.99]"),
@@ -377,3 +378,21 @@ def test_reading_a_run_file_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("90 s", 90), ("5 min", 300), ("1 h", 3600), ("1.5h", 5400), (" 2 min ", 120)],
+)
+def test_a_time_between_checkpoints(given: str, expected: float) -> None:
+    assert load_config("toy", [f"checkpoint_every='{given}'"]).checkpoint_every == given
+    assert seconds(given) == expected
+
+
+@pytest.mark.parametrize("given", [0, -1, 2.5, "'0 s'", "'5'", "5 mins", "min", "-5 min", "[1]"])
+def test_what_is_no_number_of_rollouts_and_no_time(given: Any) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config("toy", [f"checkpoint_every={given}"])
+    said = "checkpoint_every: expected a number of rollouts, such as 4, or a time, such as '5 min'"
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
