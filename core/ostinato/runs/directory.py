@@ -1,18 +1,19 @@
-"""The run directory: atomic artefacts with checksums, metrics, checkpoints, one process at a time.
+"""The run directory: atomic artefacts with checksums, metrics, checkpoints.
 
 Everything is written beside its place and renamed into it, so what has its name is whole.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
+import os
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -23,11 +24,14 @@ from ostinato.config.reading import flat
 from ostinato.config.sections import RunConfig
 from ostinato.config.yaml_files import YAMLError, dumped, parsed
 from ostinato.contract.plugins import Plugins
-from ostinato.runs.disk import checksum, disk_errors, sync
+from ostinato.runs.disk import disk_errors, sync
+from ostinato.runs.lock import LOCK, Lock
 from ostinato.runs.metrics import Metrics
+from ostinato.runs.seal import SEAL, seal, unsealed
 
 T = TypeVar("T")
-MAY_CHANGE = ("iterations", "backend")
+FORMAT = 2  # of the folder and all in it; another one is refused
+MAY_CHANGE = ("iterations", "backend", "checkpoint_every")
 STACK = ("ostinato", "torch", "transformers", "accelerate", "datasets", "trl", "numpy")
 
 
@@ -42,26 +46,21 @@ class RunDirectory:
                 path.mkdir(parents=True, exist_ok=True)
             except FileExistsError:
                 raise UserError(f"{path}: is a file, expected a folder for the run") from None
-            strangers = {p.name for p in path.iterdir()} - {"lock", beside("run.yaml")}
+            strangers = {p.name for p in path.iterdir()} - {LOCK, beside("run.yaml")}
             if strangers and not (path / "run.yaml").exists():
                 raise UserError(f"{path}: is not empty and holds no run; choose another folder")
-            self._lock = (path / "lock").open("a")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise UserError(f"{path}: another process is running in this folder") from None
+            self._lock = Lock(path)
         try:
             self.resumed = self._claim(config)
         except BaseException:
-            self._lock.close()
+            self.close()
             raise
-        self.metrics = Metrics(path / "metrics.jsonl")
+        self.metrics = Metrics(path / "metrics.jsonl", self._lock.check)
         self._visited: set[Path] = set()
 
     def close(self) -> None:
         """Let another process have the folder."""
-        self._lock.close()
+        self._lock.release()
 
     def _claim(self, config: RunConfig) -> bool:
         """Write run.yaml, or compare with the one that is there; answers whether there was one."""
@@ -70,14 +69,19 @@ class RunDirectory:
         resumed = path.exists()
         if resumed:
             try:
-                theirs = parsed(path.read_text(encoding="utf-8"))
+                with disk_errors(path, "read"):
+                    theirs = parsed(path.read_text(encoding="utf-8"))
+                if theirs.get("format") != FORMAT:
+                    raise UserError(
+                        f"{self.path}: holds a run of another edition of Ostinato; choose another "
+                        "folder"
+                    )
                 changed = differences(theirs, mine)
             except (YAMLError, UnicodeDecodeError, LookupError, TypeError, AttributeError):
                 raise UserError(
                     f"{path}: is damaged; restore it, or start again in another folder"
                 ) from None
-            started = any(self.path.rglob("done.json"))  # else there is nothing to lose
-            if changed and started:
+            if changed and any(self._finished()):  # else there is nothing to lose
                 raise UserError(
                     f"{self.path}: holds a run of another config: {'; '.join(changed)}; "
                     "choose another folder"
@@ -87,12 +91,28 @@ class RunDirectory:
             new.write_text(dumped(mine), encoding="utf-8")
             sync(new)
             new.replace(path)
-        for left in list(self.path.rglob(beside("*"))):  # a list: the walk must not see it go
-            shutil.rmtree(left, ignore_errors=True)
+        for folder in list(self._folders()):  # a list: the walk must not see one go
+            if folder.name.startswith(beside("")):
+                shutil.rmtree(folder, ignore_errors=True)
         return resumed
+
+    def _folders(self) -> Iterator[Path]:
+        """Every folder of this run; other runs may lie inside it."""
+
+        def refuse(error: OSError) -> None:
+            raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+        for place, inner, _ in os.walk(self.path, onerror=refuse):
+            here, marks = Path(place), (LOCK, "run.yaml")
+            inner[:] = [n for n in inner if not any(os.path.exists(here / n / m) for m in marks)]
+            yield here
+
+    def _finished(self) -> Iterator[Path]:
+        return (folder for folder in self._folders() if (folder / SEAL).exists())
 
     def _record(self, config: RunConfig) -> dict[str, Any]:
         return {
+            "format": FORMAT,
             "config": config.model_dump(mode="json"),
             "plugins": [
                 {
@@ -117,6 +137,7 @@ class RunDirectory:
         load: Callable[[Path], T],
     ) -> T:
         """What ``make`` answers, made once; a finished artefact loads if its checksums agree."""
+        self._lock.check()
         folder = self.path / name
         self._visited.add(folder)
         if not folder.exists():
@@ -124,7 +145,7 @@ class RunDirectory:
             made = make()
             self._write(folder, lambda new: save(made, new))
             return made
-        done = self._verified(folder)
+        done = unsealed(folder)
         self.metrics.go_back(done["metrics"])
         made = load(folder)
         self.plugins.load_state(done["plugins"])  # after `load`, which may call hooks again
@@ -132,7 +153,7 @@ class RunDirectory:
 
     def _refuse_gap(self, folder: Path) -> None:
         """UserError, while metrics.jsonl is still whole, where later artefacts are there."""
-        finished = {p.parent for p in self.path.rglob("done.json")} - self._visited
+        finished = set(self._finished()) - self._visited
         later = sorted(
             str(f.relative_to(self.path))
             for f in finished
@@ -163,7 +184,7 @@ class RunDirectory:
                 (new / "rows.jsonl").write_text(lines, encoding="utf-8")
 
             self._write(folder, write)
-        done = self._verified(folder)
+        done = unsealed(folder)
         self.plugins.load_state(done["plugins"])
         for line in (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines():
             self.metrics.write(json.loads(line))
@@ -172,19 +193,14 @@ class RunDirectory:
     def _write(self, folder: Path, save: Callable[[Path], None], **extra: Any) -> None:
         """Fill a folder beside its place, mark it with checksums, and rename it into its place."""
         new = folder.with_name(beside(folder.name))
+        self._lock.check()
         with disk_errors(folder):
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(parents=True)
             try:
                 save(new)
-                files = sorted(p for p in new.rglob("*") if p.is_file())
-                done = {
-                    "files": {str(p.relative_to(new)): checksum(p) for p in files},
-                    "metrics": self.metrics.mark(),
-                    "plugins": self.plugins.state(),
-                    **extra,
-                }
-                (new / "done.json").write_text(json.dumps(done, indent=1), encoding="utf-8")
+                facts = {"metrics": self.metrics.mark(), "plugins": self.plugins.state(), **extra}
+                seal(new, facts)
                 for path in [*new.rglob("*"), new]:
                     sync(path)
                 if self.metrics.path.exists():
@@ -195,24 +211,6 @@ class RunDirectory:
                 shutil.rmtree(new, ignore_errors=True)
                 raise
 
-    def _verified(self, folder: Path) -> dict[str, Any]:
-        """What done.json says, if every file is as it was written."""
-        try:
-            done: dict[str, Any] = json.loads((folder / "done.json").read_text(encoding="utf-8"))
-            wrong = [
-                name
-                for name, value in done["files"].items()
-                if not (folder / name).is_file() or checksum(folder / name) != value
-            ]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            wrong = ["done.json"]
-        if wrong:
-            raise UserError(
-                f"{folder / wrong[0]}: is missing, truncated or changed since the run wrote it; "
-                f"restore it, or delete {folder} and what was made after it to compute it again"
-            )
-        return done
-
     def save_checkpoint(
         self,
         stage: str,
@@ -222,31 +220,37 @@ class RunDirectory:
         facts: Mapping[str, Any],
     ) -> None:
         """Replace the checkpoint of ``name`` inside an unfinished stage."""
-        folder = self.path / f"{stage}.checkpoints" / f"{name}-{step}"
+        folder = self.path / f"{stage}.checkpoints" / f"{as_file(name)}-{step}"
         contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
 
         def write(new: Path) -> None:
             save_file(contiguous, new / "tensors.safetensors")
 
         self._write(folder, write, facts=dict(facts), step=step)
-        for older in folder.parent.glob(f"{name}-*"):
-            if older != folder:
-                shutil.rmtree(older)
+        for older in set(self._checkpoints(stage, name).values()) - {folder}:
+            shutil.rmtree(older)
 
     def load_checkpoint(
         self, stage: str, name: str
     ) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
         """(step, tensors, facts) of the last checkpoint of ``name``, or None."""
-        folders = (self.path / f"{stage}.checkpoints").glob(f"{name}-*")
-        found = sorted(folders, key=lambda p: int(p.name.rsplit("-", 1)[1]))
+        found = self._checkpoints(stage, name)
         if not found:
             return None
-        done = self._verified(found[-1])
+        last = found[max(found)]
+        done = unsealed(last)
         self.metrics.go_back(done["metrics"])
         self.plugins.load_state(done["plugins"])
-        with safe_open(found[-1] / "tensors.safetensors", framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        with safe_open(last / "tensors.safetensors", framework="pt") as file:
+            # cloned, so that they lie in memory as those do that were never saved
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
         return done["step"], tensors, done["facts"]
+
+    def _checkpoints(self, stage: str, name: str) -> dict[int, Path]:
+        """The checkpoints of ``name`` by their step."""
+        folder = self.path / f"{stage}.checkpoints"
+        there = [(p, *p.name.rpartition("-")) for p in folder.iterdir()] if folder.exists() else []
+        return {int(n): p for p, own, _, n in there if own == as_file(name) and n.isdecimal()}
 
     def drop_checkpoints(self, stage: str) -> None:
         """A finished stage needs none."""
@@ -256,6 +260,11 @@ class RunDirectory:
 def beside(name: str) -> str:
     """The name under which something is made before it is whole."""
     return f".making-{name}"
+
+
+def as_file(name: str) -> str:
+    """A name that anybody chose, as part of a file's name."""
+    return quote(name, safe="")
 
 
 def differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:

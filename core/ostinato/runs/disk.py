@@ -13,8 +13,8 @@ from ostinato.config.errors import UserError
 
 
 @contextmanager
-def disk_errors(what: Path) -> Iterator[None]:
-    """A disk that is full, read-only or broken becomes one sentence.
+def disk_errors(what: Path, done: str = "written") -> Iterator[None]:
+    """A disk that is full, read-only, forbidden or broken becomes one sentence.
 
     safetensors, pyarrow and tokenizers each wrap the system's error in one of their own.
     """
@@ -29,13 +29,15 @@ def disk_errors(what: Path) -> Iterator[None]:
                 f"{what}: the disk is full; free some space and run the same command again"
             ) from error
         if isinstance(error, OSError):
-            raise UserError(f"{what}: cannot be written: {error.strerror or error}") from error
+            raise UserError(f"{what}: cannot be {done}: {error.strerror or error}") from error
         raise
 
 
 def sync(path: Path) -> None:
     """Make a file or folder last through a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if path.is_dir() and os.name == "nt":  # which opens no folders
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ostinato.config.errors import NonFiniteError, UserError
 from ostinato.runs.disk import disk_errors
@@ -18,8 +18,9 @@ class Metrics:
     """The rows of a run. ``position`` is the end of what is known to be good; what lies behind it
     is cut off at the next write, so a resumed run goes on exactly behind its last checkpoint."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, check: Callable[[], None] = lambda: None) -> None:
         self.path = path
+        self.check = check  # raises where the run's folder is no longer there
         self.position = 0
         self._hash = hashlib.sha256()
         self._captured: list[dict[str, Any]] | None = None
@@ -35,9 +36,11 @@ class Metrics:
                 f"{row.get('iteration')}, step {row.get('step', 0)}"
             )
         line = (json.dumps(row) + "\n").encode()
+        self.check()
         with disk_errors(self.path), self.path.open("ab") as file:
-            if file.tell() != self.position:
-                file.truncate(self.position)
+            if file.tell() < self.position:
+                self._refuse()
+            file.truncate(self.position)
             file.write(line)
         self.position += len(line)
         self._hash.update(line)
@@ -58,20 +61,24 @@ class Metrics:
 
     def go_back(self, mark: Mapping[str, Any]) -> None:
         """Go on from a mark. Raises UserError if the file is not what it was there."""
-        good = self.path.read_bytes()[: mark["bytes"]] if self.path.exists() else b""
+        with disk_errors(self.path, "read"):
+            good = self.path.read_bytes()[: mark["bytes"]] if self.path.exists() else b""
         self._hash = hashlib.sha256(good)
         self.position = len(good)
         if self.mark() != mark:
-            raise UserError(
-                f"{self.path}: is missing, truncated or changed since the run wrote it; restore "
-                "it, or start again in another folder"
-            )
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise UserError(
+            f"{self.path}: is missing, truncated or changed since the run wrote it; restore "
+            "it, or start again in another folder"
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows up to ``position``."""
         if not self.path.exists():
             return []
-        with self.path.open("rb") as file:
+        with disk_errors(self.path, "read"), self.path.open("rb") as file:
             return [json.loads(line) for line in file.read(self.position).splitlines()]
 
 
