@@ -3,8 +3,9 @@
     python tests/kill_runs.py --kills 50          # kill -9, each in a process of its own
     python tests/kill_runs.py --exhaustive        # an exception at every write, in this process
 
-The final metrics (timings aside) and every file of the run must be the same, byte for byte. Prints
-one line a kill; exit status 1 if any run ended otherwise.
+The kills are spread over mixtures of methods, and over rollouts and minibatches of 1, 2, 3 and 5
+responses. The final metrics (timings aside) and every file of the run must be the same, byte for
+byte. Prints one line a kill; exit status 1 if any run ended otherwise.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 from unittest import mock
 
 from distributions import STATEFUL, write_distribution
+from mixing.micro import answer_people, furnish
 from ostinato.config.yaml_files import parsed
 
 # Every kind of state: votes in the cache, dropout, displacement, a policy of its own, a plugin's.
@@ -41,15 +43,42 @@ MICRO = [
     "evaluation.every=2",
     "checkpoint_every=1",
 ]
-# The same for kills in real time, with enough computing that most moments lie inside it.
-SMALL = [
-    *MICRO,
-    "reward_model.updates=8",
-    "prompts.preference=48",
-    "rl.rollouts=10",
-    "rl.rollout_size=16",
-    "rl.minibatch=16",
-]
+# (responses a rollout, a minibatch): sums over few rows round by how memory is aligned
+SIZES = [(1, 1), (2, 2), (3, 3), (5, 5), (2, 1), (3, 1), (5, 1)]
+# What each mixture lists; {k} is a group of one prompt's responses, {folder} holds its furniture.
+MIXTURES = {
+    "all kinds of state": "[concat, worst_case, liti, {strength: {models: 2}}, flip, simcse, "
+    "{metarm: {responses: 2}}, drift]",
+    "warp": "[concat, warp]",
+    "brme with sharpe": "[take_last_data, {brme: {heads: 2}}, sharpe]",
+    "simcse with metarm": "[concat, simcse, {metarm: {responses: 2}}]",
+    "strength with flip": "[concat, {strength: {models: 2}}, {flip: {lowest: 0.25}}]",
+    "file_labels": "[concat, file_labels, ensemble]",
+    "adaptive_kl with grpo": "[concat, {adaptive_kl: {horizon: 20}}, {grpo: {responses: {k}}}]",
+    "reward_fusion": "[concat, {reward_fusion: {models: ['{folder}/reward_model']}}]",
+    "rejection_sampling": "[concat, {rejection_sampling: {responses: {k}}}, ema_anchor]",
+}
+GROUPED = ("grpo", "rejection_sampling")
+
+
+def mixture(name: str, size: tuple[int, int], folder: Path) -> list[str]:
+    """The overrides of a mixture of methods, with rollouts and minibatches of these sizes."""
+    rollout, minibatch = size
+    groups = any(plugin in MIXTURES[name] for plugin in GROUPED)
+    if groups and rollout == 1:  # a group has two responses or more
+        rollout, minibatch = 2, minibatch
+    listed = MIXTURES[name].replace("{k}", str(rollout)).replace("{folder}", str(folder))
+    return [
+        *(o for o in MICRO if not o.startswith(("plugins", "rl.rollout_size", "rl.minibatch"))),
+        f"plugins={listed}",
+        f"rl.rollout_size={rollout}",
+        f"rl.minibatch={minibatch}",
+        f"reward_model.batch={rollout}",
+    ]
+
+
+# For kills in real time, with enough computing that most moments lie inside it.
+LONGER = ["reward_model.updates=6", "rl.rollouts=6"]
 
 
 class Crash(BaseException):
@@ -62,7 +91,13 @@ def run(out: Path, overrides: Sequence[str], site: Path | None = None) -> None:
 
     if site is not None:
         sys.path.insert(0, str(site))
-    ostinato.run("toy", out, list(overrides))
+    for _ in range(3):  # people are asked once an iteration
+        try:
+            ostinato.run("toy", out, list(overrides))
+            return
+        except ostinato.Pause:
+            answer_people(out)
+    raise AssertionError("the run pauses, though all its labels have come back")
 
 
 def outcome(out: Path) -> dict[str, Any]:
@@ -79,7 +114,7 @@ def outcome(out: Path) -> dict[str, Any]:
             found[name] = {key: value for key, value in facts.items() if key != "git"}
         elif path.name == "done.json":
             done = json.loads(path.read_text())
-            found[name] = {key: value for key, value in done.items() if key != "metrics"}
+            found[name] = {k: v for k, v in done.items() if k not in ("metrics", "sha256")}
         elif name != "lock":
             found[name] = path.read_bytes()
     return found
@@ -169,14 +204,16 @@ def exhaustive(folder: Path, overrides: Sequence[str]) -> Iterator[tuple[str, li
 def kills(
     folder: Path, overrides: Sequence[str], count: int, seed: int
 ) -> Iterator[tuple[str, list[str]]]:
-    """(when it was killed, what differs) for random moments of a run."""
+    """(what was killed and when, what differs) for random moments of a run."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ostinato.loop", "kill_runs"])
     draw = random.Random(seed)
+    names = draw.sample(sorted(MIXTURES), len(MIXTURES))
+    sizes = draw.sample(SIZES, len(SIZES))
 
-    def start(out: Path, limit: float | None) -> tuple[float, int | None]:
+    def start(out: Path, settings: Sequence[str], limit: float | None) -> tuple[float, int | None]:
         started = time.perf_counter()
-        process = context.Process(target=run, args=(out, overrides, folder))
+        process = context.Process(target=run, args=(out, settings, folder))
         process.start()
         process.join(limit)
         if process.is_alive():
@@ -184,27 +221,31 @@ def kills(
         process.join()
         return time.perf_counter() - started, process.exitcode
 
-    start(folder / "warm", None)  # the first one waits for the imports
-    length, status = start(folder / "whole", None)
-    if status:
-        raise SystemExit("the uninterrupted run failed")
-    expected = outcome(folder / "whole")
-    print(f"uninterrupted: {length:.1f} s, {len(expected)} files and rows", flush=True)
-    out = folder / "killed"
-    for number in range(count):
+    for number in range(count):  # 9 mixtures and 7 sizes: 63 kills before one comes again
+        name, size = names[number % len(names)], sizes[number % len(sizes)]
+        settings = [*mixture(name, size, folder), *LONGER, *overrides]
+        if number == 0:
+            start(folder / "warm", settings, None)  # the first one waits for the imports
+        whole, out = folder / "whole", folder / "killed"
+        length, status = start(whole, settings, None)
+        if status:
+            raise SystemExit(f"the uninterrupted run of {name} {size} failed")
+        expected = outcome(whole)
         moments: list[str] = []
         while len(moments) < 1 + (number % 3 == 2):  # every third is killed twice
-            seconds, status = start(out, draw.uniform(0, length))
+            seconds, status = start(out, settings, draw.uniform(0, length))
             if status:
                 moments.append(f"{seconds:.2f} s")
             else:  # it had ended, on a machine that is less busy now: this was no kill
                 length = min(length, seconds)
                 moments.clear()
                 shutil.rmtree(out)
-        _, status = start(out, None)
+        _, status = start(out, settings, None)
         wrong = differing(outcome(out), expected) if status == 0 else [f"exit status {status}"]
-        yield f"killed after {' and '.join(moments)}", wrong
+        when = f"killed after {' and '.join(moments)} of {length:.2f} s"
+        yield f"{number + 1}: {name}, {size[0]} in {size[1]}s, {when}", wrong
         shutil.rmtree(out)
+        shutil.rmtree(whole)
 
 
 def main() -> int:
@@ -216,16 +257,16 @@ def main() -> int:
     parser.add_argument("--exhaustive", action="store_true", help="crash at every write instead")
     parser.add_argument("--overrides", nargs="*", default=[], help="key=value, as after --set")
     asked = parser.parse_args()
-    size = MICRO if asked.exhaustive else SMALL
-    overrides = [*size, f"backend.threads={asked.threads}", *asked.overrides]
+    overrides = [f"backend.threads={asked.threads}", *asked.overrides]
     right = total = 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_distribution(folder, "drift_plugin", STATEFUL, {"drift": "Drift"})
         if asked.exhaustive:
             sys.path.insert(0, str(folder))
-            found = exhaustive(folder, overrides)
+            found = exhaustive(folder, [*MICRO, *overrides])
         else:
+            furnish(folder)
             found = kills(folder, overrides, asked.kills, asked.seed)
         for what, wrong in found:
             total += 1

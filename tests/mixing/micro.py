@@ -112,13 +112,17 @@ def complaints(mixing: Mixing, listed: Sequence[str], folder: Path, out: Path) -
 
 
 def answer_people(run: Path) -> None:
-    """Do what a person does in a pause: write a label into each line that waits for one."""
+    """Do what a person does in a pause: write a label into each line that waits for one.
+
+    A kill leaves the whole file or none of it, as a person's editor does.
+    """
     for file in (run / "labels").glob("*.jsonl"):
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         for row in rows:
             row["label"] = "first" if len(row["first"]) >= len(row["second"]) else "second"
         lines = "".join(json.dumps(row) + "\n" for row in rows)
-        file.write_text(lines, encoding="utf-8")
+        file.with_suffix(".new").write_text(lines, encoding="utf-8")
+        file.with_suffix(".new").replace(file)
 
 
 def proof(mixing: Mixing, listed: Sequence[str], rows: Sequence[dict[str, Any]]) -> list[str]:

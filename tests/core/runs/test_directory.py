@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 import ostinato
 from ostinato import UserError
+from ostinato.config.yaml_files import dumped, parsed
 from ostinato.contract.plugins import activate
 from ostinato.runs import disk
 from ostinato.runs.directory import RunDirectory
@@ -179,17 +179,17 @@ def test_a_damaged_record(out: Path) -> None:
 def test_a_folder_of_another_edition_is_left_alone(edition: Any, out: Path) -> None:
     """The first one wrote no `format`."""
     keep(opened(out), "sft", "finished")
-    record = yaml.safe_load((out / "run.yaml").read_text())
+    record = parsed((out / "run.yaml").read_text())
     assert record.pop("format") == 2
     if edition is not None:
         record["format"] = edition
-    (out / "run.yaml").write_text(yaml.safe_dump(record))
+    (out / "run.yaml").write_text(dumped(record))
     with pytest.raises(UserError) as caught:
         opened(out)
     assert str(caught.value) == (
         f"{out}: holds a run of another edition of Ostinato; choose another folder"
     )
-    assert yaml.safe_load((out / "run.yaml").read_text()) == record
+    assert parsed((out / "run.yaml").read_text()) == record
 
 
 def test_a_file_in_the_folders_place(out: Path) -> None:
