@@ -10,6 +10,7 @@ import torch
 from distributions import offered, plugin
 from ostinato.config.sections import RLSection
 from ostinato.engine.rollouts import finish_penalty, token_rewards
+from ostinato.models.reward_model import token_rows
 from ostinato.models.samples import Samples, Scores
 
 RAGGED = [[100, 101, 102], [104], [105, 106], [107], [100, 104], [103], [102, 103, 101], [99]]
@@ -133,8 +134,10 @@ def test_runs_of_one_iteration_differ_in_every_draw(policies, function_reward, m
         groups = [batch.group.tolist() for batch in seen]
         if draw == "minibatches":
             return groups
-        texts = [getattr(batch.samples, draw) for batch in seen]
-        pairs = zip(groups, texts, strict=True)
-        return dict(sorted(pair for rows in pairs for pair in zip(*rows, strict=True)))
+        found = {}
+        for batch in seen:
+            prompts_and_responses = zip(*token_rows(batch.samples), strict=True)
+            found |= dict(zip(batch.group.tolist(), prompts_and_responses, strict=True))
+        return [found[row][draw == "responses"] for row in range(8)]
 
     assert drawn("run-1") == drawn("run-1") != drawn("run-2")
