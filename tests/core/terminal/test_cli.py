@@ -227,7 +227,9 @@ def test_a_run_yaml_of_aliases_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("\n".join(lines))
     made = command("report", str(tmp_path))
     assert made.exit_code == 2
-    assert made.stderr == f"{tmp_path / 'run.yaml'}: is damaged and cannot be read\n"
+    assert (
+        made.stderr == f"{tmp_path / 'run.yaml'}: not valid YAML: holds more than 10,000 values\n"
+    )
 
 
 def test_a_usage_error_is_2() -> None:
