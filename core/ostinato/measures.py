@@ -12,8 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -216,28 +214,24 @@ def temperature(differences: Sample, labels: Sample) -> float:
     return 2 / (low + high)
 
 
-def mmd2(x: Sample, y: Sample, bandwidth: float | None = None) -> float:
+def mmd2(x: Sample, y: Sample) -> float:
     """Unbiased squared maximum mean discrepancy between two samples of rewards.
 
     x (n,), y (m,) -> a float, which may be negative; its kernel is
     exp(-(a - b)^2 / (2 bandwidth^2)) (Gretton et al. 2012, lemma 6, equation 3; Wolf et al. 2025,
-    appendix A.2). bandwidth None is the median heuristic (Gretton et al., section 8): the median
-    |a - b| over all pairs of the pooled sample; where ties make that 0, the median of the positive
-    distances; all values equal give 0.0. That bandwidth follows the sample: fix one to compare
-    values across iterations. Memory grows with (n + m)^2. Raises ValueError when n or m is below 2,
-    when a value is not finite, or when bandwidth is not positive.
+    appendix A.2). The bandwidth follows the sample, by the median heuristic (Gretton et al.,
+    section 8): the median |a - b| over all pairs of the pooled sample; where ties make that 0, the
+    median of the positive distances; all values equal give 0.0. Memory grows with (n + m)^2.
+    Raises ValueError when n or m is below 2, or when a value is not finite.
     """
     a, b = _sample("x", x), _sample("y", y)
     n, m = len(a), len(b)
     if n < 2 or m < 2:
         raise ValueError(f"mmd2 needs at least two values in each sample, not {n} and {m}")
-    if bandwidth is None:
-        distances = torch.pdist(torch.cat([a, b]).unsqueeze(1))
-        bandwidth = _median(distances) or _median(distances[distances > 0])
-        if bandwidth == 0:
-            return 0.0
-    elif not (math.isfinite(bandwidth) and bandwidth > 0):
-        raise ValueError(f"bandwidth must be positive, not {bandwidth}")
+    distances = torch.pdist(torch.cat([a, b]).unsqueeze(1))
+    bandwidth = _median(distances) or _median(distances[distances > 0])
+    if bandwidth == 0:
+        return 0.0
 
     def kernel_sum(u: Tensor, v: Tensor) -> float:
         scaled = (u.unsqueeze(1) - v) / bandwidth
@@ -282,60 +276,38 @@ def pairwise_accuracy(score_a: Sample, score_b: Sample, gold_a: Sample, gold_b: 
 # --- Gold against KL ------------------------------------------------------------------------------
 
 
-def kl_buckets(
-    kl: Sample, gold: Sample, edges: Sequence[float]
-) -> list[tuple[float, float, float, int]]:
-    """Points of all seeds aggregated by KL: a list of (KL, mean, std, count), by rising KL.
-
-    kl (n,), nats per response, and gold (n,), one entry a point; edges (k + 1,) strictly rising
-    make k buckets [low, high), the last closed, as numpy.histogram. A bucket stands at the mean KL
-    of its points; mean and population std are those of their gold. Empty buckets are left out, as
-    are points outside the edges (Wolf et al. 2025, appendix A.1 and figures 4 to 6; the paper names
-    neither the edges nor the kind of std). Raises ValueError when lengths differ, a value is not
-    finite, or edges are fewer than two or do not rise.
-    """
-    kls, golds = _paired(kl=kl, gold=gold)
-    bounds = _sample("edges", edges).tolist()
-    if len(bounds) < 2 or any(low >= high for low, high in pairwise(bounds)):
-        raise ValueError(f"edges must be at least two numbers that rise, not {list(edges)}")
-    buckets: list[tuple[float, float, float, int]] = []
-    for i, (low, high) in enumerate(pairwise(bounds)):
-        below = kls <= high if i == len(bounds) - 2 else kls < high
-        inside = (kls >= low) & below
-        if bool(inside.any()):
-            here = golds[inside]
-            std = here.std(correction=0).item()
-            buckets.append((kls[inside].mean().item(), here.mean().item(), std, len(here)))
-    return buckets
-
-
 @dataclass(frozen=True)
 class GaoFit:
-    """A fitted overoptimisation curve; d is sqrt(KL), in nats per response to the power 1/2.
-
-    predicted_peak is the d >= 0 where the curve is highest (its KL is predicted_peak^2) and
-    predicted_gold the height there; both are None where beta <= 0, since the curve then has no
-    peak, and where the peak is too large for a float.
-    """
+    """A fitted overoptimisation curve: gold = d (alpha - beta log d), d = sqrt(KL), KL in nats."""
 
     alpha: float
     beta: float
-    predicted_peak: float | None
-    predicted_gold: float | None
+
+    def height(self, kl: float) -> float:
+        """Gold on the curve at a KL, 0 at KL 0."""
+        d = math.sqrt(kl)
+        return d * (self.alpha - self.beta * math.log(d)) if d else 0.0
+
+    @property
+    def peak(self) -> tuple[float, float] | None:
+        """(KL, gold) where the curve is highest, at d = exp(alpha / beta - 1).
+
+        None where beta <= 0, since the curve then has no peak, and where its KL passes any float.
+        """
+        if self.beta <= 0 or self.alpha / self.beta > 350:
+            return None
+        d = math.exp(self.alpha / self.beta - 1)
+        return d * d, self.beta * d  # alpha - beta log d = beta at the peak
 
 
-def gao_fit(kl: Sample, gold: Sample, kind: Literal["rl", "best_of_n"] = "rl") -> GaoFit:
-    """Least-squares fit of gold reward against d = sqrt(KL).
+def gao_fit(kl: Sample, gold: Sample) -> GaoFit:
+    """Least-squares fit of gold reward against d = sqrt(KL), the curve for RL.
 
     kl (n,), nats per response, >= 0; gold (n,), with the gold reward of the initial policy
-    subtracted, since both curves pass through 0 at KL 0. "rl": d (alpha - beta log d), highest at
-    d = exp(alpha / beta - 1); "best_of_n": d (alpha - beta d), highest at alpha / (2 beta), or at 0
-    where alpha < 0 (Gao et al. 2023, arXiv 2210.10760, section 1). A peak beyond the observed KL is
-    an extrapolation. Raises ValueError when kind is unknown, lengths differ, a value is not finite,
-    a KL is negative, or fewer than two positive KL values differ.
+    subtracted, since the curve passes through 0 at KL 0 (Gao et al. 2023, arXiv 2210.10760,
+    section 1). A peak beyond the observed KL is an extrapolation. Raises ValueError when lengths
+    differ, a value is not finite, a KL is negative, or fewer than two positive KL values differ.
     """
-    if kind not in ("rl", "best_of_n"):
-        raise ValueError(f"kind must be 'rl' or 'best_of_n', not {kind!r}")
     kls, golds = _paired(kl=kl, gold=gold)
     if bool((kls < 0).any()):
         raise ValueError(f"gao_fit needs KL >= 0, not {kls.min().item()}")
@@ -343,16 +315,9 @@ def gao_fit(kl: Sample, gold: Sample, kind: Literal["rl", "best_of_n"] = "rl") -
     if len(positive) < 2 or bool(positive.min() == positive.max()):
         raise ValueError("gao_fit needs at least two different positive values of KL")
     d = kls.sqrt()
-    bend = torch.special.xlogy(d, d) if kind == "rl" else d.square()  # 0 log 0 = 0
-    solution = torch.linalg.lstsq(torch.stack([d, -bend], dim=1), golds.unsqueeze(1)).solution
-    alpha, beta = solution[0].item(), solution[1].item()
-    if beta <= 0 or (kind == "rl" and alpha / beta > 700):  # exp would overflow
-        return GaoFit(alpha, beta, None, None)
-    if kind == "best_of_n":
-        peak = max(0.0, alpha / (2 * beta))
-        return GaoFit(alpha, beta, peak, peak * (alpha - beta * peak))
-    peak = math.exp(alpha / beta - 1)
-    return GaoFit(alpha, beta, peak, beta * peak)  # alpha - beta log d = beta at the peak
+    columns = torch.stack([d, -torch.special.xlogy(d, d)], dim=1)  # 0 log 0 = 0
+    alpha, beta = torch.linalg.lstsq(columns, golds.unsqueeze(1)).solution.flatten().tolist()
+    return GaoFit(alpha, beta)
 
 
 def _float(x: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -232,12 +231,14 @@ def test_exact_kl_refuses_bad_shapes() -> None:
 # --- mmd2, standardise ----------------------------------------------------------------------------
 
 
-def mmd2_loop(x: Array, y: Array, bandwidth: float | None) -> float:
+def median_distance(x: Array, y: Array) -> float:
+    pooled = [*x, *y]
+    return float(np.median([abs(a - b) for i, a in enumerate(pooled) for b in pooled[:i]]))
+
+
+def mmd2_loop(x: Array, y: Array) -> float:
     """Equation 3 of Gretton et al., one pair at a time."""
-    if bandwidth is None:
-        pooled = [*x, *y]
-        pairs = [abs(a - b) for i, a in enumerate(pooled) for b in pooled[:i]]
-        bandwidth = float(np.median(pairs))
+    bandwidth = median_distance(x, y)
 
     def k(a: float, b: float) -> float:
         return math.exp(-((a - b) ** 2) / (2 * bandwidth**2))
@@ -248,41 +249,38 @@ def mmd2_loop(x: Array, y: Array, bandwidth: float | None) -> float:
     return xx + yy - 2 * sum(k(a, b) for a in x for b in y) / (n * m)
 
 
-@pytest.mark.parametrize("bandwidth", [None, 0.3, 2.0])
 @pytest.mark.parametrize(("n", "m"), [(2, 2), (13, 8), (9, 12)])
-def test_mmd2_matches_the_loop(
-    rng: np.random.Generator, n: int, m: int, bandwidth: float | None
-) -> None:
+def test_mmd2_matches_the_loop(rng: np.random.Generator, n: int, m: int) -> None:
     x, y = rng.normal(size=n), rng.normal(1, 2, size=m)
-    got = measures.mmd2(torch.tensor(x), torch.tensor(y), bandwidth)
-    assert got == pytest.approx(mmd2_loop(x, y, bandwidth), abs=1e-12)
+    got = measures.mmd2(torch.tensor(x), torch.tensor(y))
+    assert got == pytest.approx(mmd2_loop(x, y), abs=1e-12)
 
 
 def test_mmd2_by_hand() -> None:
     # within x: k(0, 2), within y: k(1, 1) = 1, between: k(0, 1) = k(2, 1)
+    # the distances are 0, 1, 1, 1, 1, 2, so the bandwidth is 1
     expected = math.exp(-2) + 1 - 2 * math.exp(-0.5)
-    assert measures.mmd2([0.0, 2.0], [1.0, 1.0], bandwidth=1.0) == pytest.approx(expected)
+    assert measures.mmd2([0.0, 2.0], [1.0, 1.0]) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("bandwidth", [None, 1.0])
-def test_mmd2_is_unbiased(rng: np.random.Generator, bandwidth: float | None) -> None:
+def test_mmd2_is_unbiased(rng: np.random.Generator) -> None:
     draws = rng.normal(size=(3000, 12))
-    values = np.array([measures.mmd2(d[:5].tolist(), d[5:].tolist(), bandwidth) for d in draws])
+    values = np.array([measures.mmd2(d[:5].tolist(), d[5:].tolist()) for d in draws])
     assert abs(values.mean()) < 3 * values.std(ddof=1) / math.sqrt(len(values))
     assert (values < 0).any()  # a biased estimate never is
 
 
 def test_mmd2_has_its_closed_form_between_normals(rng: np.random.Generator) -> None:
-    # E k(a, b) of N(0, s^2) differences a - b ~ N(mu, v): h / sqrt(h^2 + v) exp(-mu^2 / 2(h^2 + v))
-    x, y = rng.normal(0, 1, 2000), rng.normal(1, 1, 2000)
-    expected = 2 * (1 - math.exp(-1 / 6)) / math.sqrt(3)
-    got = measures.mmd2(torch.tensor(x), torch.tensor(y), bandwidth=1.0)
-    assert got == pytest.approx(expected, abs=0.02)
+    # E k(a, b) of differences a - b ~ N(mu, 2): h / sqrt(h^2 + 2) exp(-mu^2 / 2(h^2 + 2))
+    x, y = rng.normal(0, 1, 1000), rng.normal(1, 1, 1000)
+    h = median_distance(x, y)
+    expected = 2 * h / math.sqrt(h**2 + 2) * (1 - math.exp(-1 / (2 * (h**2 + 2))))
+    got = measures.mmd2(torch.tensor(x), torch.tensor(y))
+    assert got == pytest.approx(expected, abs=0.03)
 
 
 def test_mmd2_of_tied_samples() -> None:
     assert measures.mmd2([3.0] * 4, [3.0] * 5) == 0.0
-    assert measures.mmd2([3.0] * 4, [3.0] * 5, bandwidth=1.0) == 0.0
     # 16 of the 28 distances are 0, and so is their median: the positive ones decide, all of them 2
     expected = 1 + 1 - 2 * math.exp(-0.5)
     assert measures.mmd2([0.0] * 6, [2.0] * 2) == pytest.approx(expected)
@@ -297,8 +295,6 @@ def test_mmd2_does_not_change_with_the_scale_under_the_median_heuristic() -> Non
 def test_mmd2_refuses_bad_input() -> None:
     with pytest.raises(ValueError, match="at least two"):
         measures.mmd2([1.0], [1.0, 2.0])
-    with pytest.raises(ValueError, match="bandwidth"):
-        measures.mmd2([1.0, 2.0], [1.0, 2.0], bandwidth=0.0)
     with pytest.raises(ValueError, match="y holds a value that is not finite"):
         measures.mmd2([1.0, 2.0], [1.0, math.nan])
     with pytest.raises(ValueError, match="one dimension"):
@@ -352,60 +348,31 @@ def test_pairwise_accuracy_by_hand() -> None:
         measures.pairwise_accuracy([1.0], [1.0], [1.0], [1.0, 2.0])
 
 
-# --- kl_buckets, gao_fit --------------------------------------------------------------------------
+# --- gao_fit -------------------------------------------------------------------------------------
 
 
-def test_kl_buckets_by_hand() -> None:
-    kl = [0.0, 0.5, 1.0, 4.0, -0.1, 4.1]  # 1.0 opens the second, 4.0 closes the last, two are out
-    gold = [1.0, 3.0, 10.0, 7.0, 99.0, 99.0]
-    assert measures.kl_buckets(kl, gold, [0, 1, 2, 3, 4]) == [
-        (0.25, 2.0, 1.0, 2),  # at the mean KL of its points
-        (1.0, 10.0, 0.0, 1),
-        (4.0, 7.0, 0.0, 1),
-    ]
-
-
-def test_kl_buckets_match_scipy(rng: np.random.Generator) -> None:
-    kl, gold = rng.uniform(0, 10, 500), rng.normal(size=500)
-    edges = np.linspace(0, 10, 8)
-    got = np.array(measures.kl_buckets(torch.tensor(kl), torch.tensor(gold), edges.tolist()))
-    for column, values, statistic in (
-        (0, kl, "mean"),
-        (1, gold, "mean"),
-        (2, gold, "std"),
-        (3, gold, "count"),
-    ):
-        expected = stats.binned_statistic(kl, values, statistic, edges).statistic
-        np.testing.assert_allclose(got[:, column], expected, atol=1e-12)
-
-
-def test_kl_buckets_refuse_bad_edges() -> None:
-    for edges in ([0.0], [0.0, 1.0, 1.0], [2.0, 1.0]):
-        with pytest.raises(ValueError, match="edges"):
-            measures.kl_buckets([0.5], [1.0], edges)
-
-
-@pytest.mark.parametrize("kind", ["rl", "best_of_n"])
-def test_gao_fit_recovers_the_curve_and_its_peak(
-    rng: np.random.Generator, kind: Literal["rl", "best_of_n"]
-) -> None:
+def test_gao_fit_recovers_the_curve_and_its_peak(rng: np.random.Generator) -> None:
     alpha, beta = 1.3, 0.45
 
     def curve(d: Array) -> Array:
-        return d * (alpha - beta * (np.log(d) if kind == "rl" else d))
+        return d * (alpha - beta * np.log(d))
 
     kl = rng.uniform(0.01, 30, 40)
-    exact = measures.gao_fit(torch.tensor(kl), torch.tensor(curve(np.sqrt(kl))), kind)
-    assert (exact.alpha, exact.beta) == pytest.approx((alpha, beta))
-    grid = np.linspace(1e-3, 20, 400_001)
-    assert exact.predicted_peak == pytest.approx(grid[curve(grid).argmax()], abs=1e-3)
-    assert exact.predicted_gold == pytest.approx(curve(grid).max())
-
-    gold = curve(np.sqrt(kl)) + rng.normal(0, 0.3, 40)  # with noise: numpy's least squares
     d = np.sqrt(kl)
-    design = np.stack([d, -d * (np.log(d) if kind == "rl" else d)], 1)
+    exact = measures.gao_fit(torch.tensor(kl), torch.tensor(curve(d)))
+    assert (exact.alpha, exact.beta) == pytest.approx((alpha, beta))
+    assert [exact.height(x) for x in (0.0, *kl)] == pytest.approx([0.0, *curve(d)])
+    grid = np.linspace(1e-3, 20, 400_001)
+    highest = grid[curve(grid).argmax()]
+    assert exact.peak == (
+        pytest.approx(highest**2, abs=1e-2),
+        pytest.approx(curve(highest)),
+    )
+
+    gold = curve(d) + rng.normal(0, 0.3, 40)  # with noise: numpy's least squares
+    design = np.stack([d, -d * np.log(d)], 1)
     expected = np.linalg.lstsq(design, gold, rcond=None)[0]
-    noisy = measures.gao_fit(kl.tolist(), gold.tolist(), kind)
+    noisy = measures.gao_fit(kl.tolist(), gold.tolist())
     assert (noisy.alpha, noisy.beta) == pytest.approx(tuple(expected))
 
 
@@ -416,16 +383,13 @@ def test_gao_fit_by_hand_with_the_point_at_the_start() -> None:
 
 
 def test_gao_fit_without_a_peak() -> None:
-    rising = measures.gao_fit([1.0, 4.0, 9.0], [1.0, 4.0, 9.0], "best_of_n")  # gold = d^2
-    assert rising.beta == pytest.approx(-1)
-    assert rising.predicted_peak is None
-    assert rising.predicted_gold is None
-    falling = measures.gao_fit([1.0, 4.0], [-2.0, -6.0], "best_of_n")  # d (-1 - d)
-    assert falling.beta == pytest.approx(1)
-    assert (falling.predicted_peak, falling.predicted_gold) == (0.0, 0.0)
+    rising = measures.gao_fit([1.0, 4.0, 9.0], [1.0, 4.0, 9.0])  # gold = d^2
+    assert rising.beta < 0
+    assert rising.peak is None
     straight = measures.gao_fit([1.0, 4.0], [1.0, 2.0 - 1e-12])  # peak beyond any float
     assert straight.beta > 0
-    assert straight.predicted_peak is None
+    assert straight.peak is None
+    assert measures.GaoFit(600.0, 1.0).peak is None  # its d is a float, its KL is not
 
 
 def test_gao_fit_refuses_bad_input() -> None:
@@ -433,8 +397,6 @@ def test_gao_fit_refuses_bad_input() -> None:
         measures.gao_fit([-0.1, 1.0, 2.0], [0.0, 1.0, 2.0])
     with pytest.raises(ValueError, match="two different"):
         measures.gao_fit([0.0, 1.0, 1.0], [0.0, 1.0, 2.0])
-    with pytest.raises(ValueError, match="kind"):
-        measures.gao_fit([1.0, 2.0], [1.0, 2.0], "bon")  # type: ignore[arg-type]
 
 
 # --- Who wins, and the calibrated temperature -----------------------------------------------------

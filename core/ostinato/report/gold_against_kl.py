@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from ostinato.measures import GaoFit, gao_fit, kl_buckets
+from ostinato.measures import GaoFit, gao_fit
 from ostinato.report.results import Group
 from ostinato.report.tables import number
 
@@ -39,15 +38,18 @@ class Frontier:
     edges: list[float]
 
     @cached_property
-    def buckets(self) -> list[tuple[float, float, float, int]]:
-        """(mean KL, mean gold, std, points) by rising KL (Wolf et al. 2025, appendix A.1)."""
-        return kl_buckets(self.kl, self.gold, self.edges)
+    def buckets(self) -> dict[int, tuple[float, float, float, int]]:
+        """(mean KL, mean gold, its population std, points) by place between ``edges``.
 
-    @property
-    def placed(self) -> dict[int, tuple[float, float, float, int]]:
-        """The buckets by their place between ``edges``."""
-        last = len(self.edges) - 2
-        return {min(bisect_right(self.edges, b[0]) - 1, last): b for b in self.buckets}
+        Empty buckets are left out (Wolf et al. 2025, appendix A.1, who do not name the edges).
+        """
+        kl, gold = np.array(self.kl), np.array(self.gold)
+        places = np.digitize(kl, self.edges[1:-1])
+        found = {place: places == place for place in sorted({*places.tolist()})}
+        return {
+            place: (kl[here].mean(), gold[here].mean(), gold[here].std(), int(here.sum()))
+            for place, here in found.items()
+        }
 
     @cached_property
     def moved(self) -> list[float]:
@@ -59,20 +61,11 @@ class Frontier:
         """Gao et al. 2023's curve for RL; None with fewer than three points of different KL."""
         return gao_fit(self.kl, self.gold) if len(self.moved) >= 3 else None
 
-    def height(self, kl: float) -> float:
-        """The fitted gold at a KL."""
-        assert self.fit is not None
-        d = math.sqrt(kl)
-        return d * (self.fit.alpha - self.fit.beta * math.log(d)) if d else 0.0
-
-    @cached_property
+    @property
     def peak(self) -> tuple[float, float] | None:
         """(KL, gold) where the fit is highest, if evaluations lie on both sides of it."""
-        if self.fit is None or self.fit.predicted_peak is None or self.fit.predicted_gold is None:
-            return None
-        at = self.fit.predicted_peak * self.fit.predicted_peak  # where ** 2 overflows, inf
-        inside = self.moved[0] < at < self.moved[-1]
-        return (at, self.fit.predicted_gold) if inside else None
+        found = self.fit and self.fit.peak
+        return found if found and self.moved[0] < found[0] < self.moved[-1] else None
 
     @cached_property
     def interval(self) -> tuple[float, float]:
@@ -80,8 +73,7 @@ class Frontier:
         kl, gold = np.array(self.kl), np.array(self.gold)
         draws = np.random.default_rng(0).integers(len(kl), size=(RESAMPLES, len(kl)))
         fits = [gao_fit(kl[d].tolist(), gold[d].tolist()) for d in draws if len({*kl[d]} - {0}) > 1]
-        ds = [math.inf if fit.predicted_peak is None else fit.predicted_peak for fit in fits]
-        peaks = sorted(d * d for d in ds)
+        peaks = sorted(fit.peak[0] if fit.peak else math.inf for fit in fits)
         return peaks[len(peaks) // 40], peaks[-1 - len(peaks) // 40]
 
     def cells(self) -> list[str]:
@@ -89,23 +81,26 @@ class Frontier:
         count = [str(self.iteration), str(len(self.kl))]
         if self.fit is None:
             return [*count, *["–"] * 3, "needs three evaluations of different KL"]
-        errors = [(g - self.height(kl)) ** 2 for kl, g in zip(self.kl, self.gold, strict=True)]
-        fitted = [number(x, "+.2f") for x in (self.fit.alpha, self.fit.beta)]
-        return [*count, *fitted, number(math.sqrt(np.mean(errors)), ".2f"), self._peak_words()]
-
-    def _peak_words(self) -> str:
-        assert self.fit is not None
+        errors = np.array(self.gold) - [self.fit.height(kl) for kl in self.kl]
         first, last = self.moved[0], self.moved[-1]
         if self.peak is not None:
             low, high = self.interval
             start = f"{low:.3g}" if low > first else f"<{first:.3g}"
             end = f"{high:.3g}" if high < last else f">{last:.3g}"
-            return f"{number(self.peak[1], '+.2f')} at KL {self.peak[0]:.3g} ({start} to {end})"
-        if self.fit.beta <= 0:
-            return "none: β is not above 0"
-        if self.height(first) > self.height(last):
-            return f"none: falls from KL {first:.3g}, the first seen"
-        return f"none: rises to KL {last:.3g}, the last seen"
+            kl, gold = self.peak
+            peak = f"{number(gold, '+.2f')} at KL {kl:.3g} ({start} to {end})"
+        elif self.fit.beta <= 0:
+            peak = "none: β is not above 0"
+        elif self.fit.height(first) > self.fit.height(last):
+            peak = f"none: falls from KL {first:.3g}, the first seen"
+        else:
+            peak = f"none: rises to KL {last:.3g}, the last seen"
+        numbers = (
+            (self.fit.alpha, "+.2f"),
+            (self.fit.beta, "+.2f"),
+            (np.sqrt(np.mean(errors**2)), ".2f"),
+        )
+        return [*count, *(number(*one) for one in numbers), peak]
 
 
 def frontiers(groups: Sequence[Group]) -> list[list[Frontier]]:
@@ -113,17 +108,17 @@ def frontiers(groups: Sequence[Group]) -> list[list[Frontier]]:
 
     What did not move from the SFT policy has the first bucket, the others are of equal width.
     """
-    points = [
-        {k: group.points(k, "kl", "gold_sft_std") for k in group.evaluated} for group in groups
+    found = [
+        [(k, group.points(k, "kl", "gold_sft_std")) for k in group.evaluated] for group in groups
     ]
-    kls = [kl for iterations in points for found in iterations.values() for kl, _ in found]
+    kls = [kl for iterations in found for _, points in iterations for kl, _ in points]
     largest = max(kls, default=0.0) or 1.0
     edges = [0.0, largest / 1000, *(largest * i / BUCKETS for i in range(1, BUCKETS + 1))]
     return [
         [
-            Frontier(k, [kl for kl, _ in found], [gold for _, gold in found], edges)
-            for k, found in iterations.items()
-            if found
+            Frontier(k, [kl for kl, _ in points], [gold for _, gold in points], edges)
+            for k, points in iterations
+            if points
         ]
-        for iterations in points
+        for iterations in found
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,27 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ostinato.config.errors import UserError
 from ostinato.contract.events import Event
-from ostinato.report.curves import group_figures, run_figures
-from ostinato.report.gold_against_kl import FIT, FIT_HEADS, Frontier, frontiers
+from ostinato.report import gold_against_kl, tables
+from ostinato.report.curves import group_curves, run_curves
+from ostinato.report.gold_against_kl import frontiers
 from ostinato.report.results import Group, RunRecord, read_run
-from ostinato.report.tables import (
-    ITERATION,
-    LEGEND,
-    MMD,
-    OVER_RUNS,
-    measured,
-    number,
-    readable,
-    saturation,
-    spread,
-)
 
 
-@cache
-def _templates() -> Environment:
+def run_page(run: RunRecord) -> str:
+    """The page of one run."""
+    (found,) = frontiers([Group([run])])
+    settings = (run.path / "run.yaml").read_text(encoding="utf-8")
+    values = {"curves": run_curves(run), "samples": _samples(run), "settings": settings}
+    return _page("run.html", run=run, frontiers=found, **values)
+
+
+def comparison_page(groups: Sequence[Group], titles: Sequence[str]) -> str:
+    """The page that compares groups of runs."""
+    listed = list(zip(groups, titles, frontiers(groups), strict=True))
+    return _page("comparison.html", groups=listed, curves=group_curves(groups, titles))
+
+
+def _page(template: str, **values: Any) -> str:
     made = Environment(
         loader=PackageLoader("ostinato.report"),
         autoescape=True,  # a run's folder, texts and settings are a stranger's
@@ -36,84 +38,17 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(readable=readable, number=number)
-    made.globals.update(legend=LEGEND, fit=FIT, fit_heads=FIT_HEADS)
-    return made
-
-
-def run_page(run: RunRecord) -> str:
-    """The page of one run."""
-    columns = (*ITERATION, MMD)
-    (found,) = frontiers([Group([run], {})])
-    return (
-        _templates()
-        .get_template("run.html")
-        .render(
-            title=readable(run.path.resolve().name),
-            run=run,
-            heads=["iteration", *(heading for heading, _, _ in columns)],
-            rows=[
-                [row["iteration"], *(measured(row, key, form) for _, key, form in columns)]
-                for row in run.iterations
-            ],
-            saturation=saturation(run.iterations),
-            figures=run_figures(run),
-            fits=[frontier.cells() for frontier in found],
-            samples=_samples(run),
-            settings=(run.path / "run.yaml").read_text(encoding="utf-8"),
-        )
-    )
-
-
-def comparison_page(groups: Sequence[Group], titles: Sequence[str]) -> str:
-    """The page that compares groups of runs."""
-    columns = (*OVER_RUNS, MMD)
-    return (
-        _templates()
-        .get_template("comparison.html")
-        .render(
-            title="Runs compared",
-            figures=group_figures(groups, titles),
-            heads=["iteration", *(heading for heading, _, _ in columns)],
-            groups=[
-                {
-                    "title": title,
-                    "seeds": group.seeds,
-                    "runs": [readable(str(run.path)) for run in group.runs],
-                    "rows": [
-                        [k, *(spread(group.values(k, key), form) for _, key, form in columns)]
-                        for k in group.iterations
-                    ],
-                    "saturation": saturation([row for run in group.runs for row in run.iterations]),
-                    "fits": [frontier.cells() for frontier in found],
-                    "buckets": [row for frontier in found for row in _buckets(frontier)],
-                }
-                for group, title, found in zip(groups, titles, frontiers(groups), strict=True)
-            ],
-        )
-    )
-
-
-def _buckets(frontier: Frontier) -> list[list[str]]:
-    return [
-        [
-            str(frontier.iteration),
-            number(kl, ".2f"),
-            f"{number(mean, '+.2f')} ± {number(std, '.2f')}",
-            str(count),
-        ]
-        for kl, mean, std, count in frontier.buckets
-    ]
+    made.globals.update(tables=tables, gold_against_kl=gold_against_kl)
+    return made.get_template(template).render(values)
 
 
 def _samples(run: RunRecord) -> list[dict[str, Any]]:
     """The sample texts of each iteration's first and last evaluation."""
     found = []
-    for k in sorted({row["iteration"] for row in run.evaluations}):
+    for k in Group([run]).evaluated:
         texts = [row.get("samples", []) for row in run.evaluations if row["iteration"] == k]
         for before, after in zip(texts[0], texts[-1], strict=False) if len(texts) > 1 else ():
-            one = {"iteration": k, "prompt": before["prompt"], "before": before, "after": after}
-            found.append(one)
+            found.append({"iteration": k, "before": before, "after": after})
     return found
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from ostinato.config.errors import UserError
 from ostinato.config.reading import flat
 from ostinato.config.yaml_files import read_file
-from ostinato.report.tables import known, number, readable
+from ostinato.report.tables import EVALUATION, known, number, readable
 
 UNCOMPARED = ("seed", "backend", "checkpoint_every")  # what two runs of one group may differ in
 WIDEST = 100  # characters of a group's title
@@ -85,30 +85,23 @@ class RunRecord:
         return [row for row in self.rows if row["kind"] == "eval"]
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{error.filename or path}: cannot be read: {error.strerror}") from None
-
-
 def read_run(path: Path) -> RunRecord:
     """A run's folder; UserError in one sentence where it is none, damaged, or too young."""
     record = path / "run.yaml"
-    with _reading(path):
+    try:
         if not path.is_dir():
             what = "is a file, not a run's folder" if path.exists() else "no such run folder"
             raise UserError(f"{path}: {what}")
         if not record.is_file():
             raise UserError(f"{path}: holds no run.yaml, so it is not a run's folder")
         facts = read_file(record)
-        try:
-            _Facts.model_validate(facts)
-        except ValidationError as error:
-            where = ".".join(map(str, error.errors()[0]["loc"]))
-            raise UserError(f"{record}: is damaged at '{where}', and cannot be shown") from None
+        _Facts.model_validate(facts)
         found = RunRecord(path, facts, _rows(path))
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(f"{record}: is damaged at '{where}', and cannot be shown") from None
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: cannot be read: {error.strerror}") from None
     if not found.iterations:
         raise UserError(
             f"{path}: no iteration is finished yet; let the run go on first{_so_far(found)}"
@@ -120,14 +113,8 @@ def _so_far(run: RunRecord) -> str:
     """The evaluations of an unfinished iteration, in brief."""
     if not run.evaluations:
         return ""
-    last = run.evaluations[-1]
-    measures = (
-        ("gold wins", "gold_wins", ".0%"),
-        ("proxy wins", "proxy_wins", ".0%"),
-        ("KL", "kl", ".2f"),
-    )
-    said = [f"{name} {number(last[key], form)}" for name, key, form in measures if known(last, key)]
-    count = len(run.evaluations)
+    last, count = run.evaluations[-1], len(run.evaluations)
+    said = [f"{name} {number(last[key], f)}" for name, key, f in EVALUATION if known(last, key)]
     return f" ({count} evaluation{'s' * (count > 1)}; rollout {last['step']}: {', '.join(said)})"
 
 
@@ -183,15 +170,24 @@ class Group:
     """Runs of one config that differ in their seed alone."""
 
     runs: list[RunRecord]
-    settings: dict[str, Any]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What all runs of the group have in common."""
+        return {k: v for k, v in self.runs[0].config.items() if k not in UNCOMPARED}
 
     @property
     def seeds(self) -> list[int]:
         return sorted({run.config["seed"] for run in self.runs})
 
     @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The summary rows of all runs."""
+        return [row for run in self.runs for row in run.iterations]
+
+    @property
     def iterations(self) -> list[int]:
-        return sorted({row["iteration"] for run in self.runs for row in run.iterations})
+        return sorted({row["iteration"] for row in self.rows})
 
     @property
     def evaluated(self) -> list[int]:
@@ -200,8 +196,7 @@ class Group:
 
     def values(self, iteration: int, key: str) -> list[float]:
         """A measure at an iteration's end, one value a run that has it."""
-        found = [r for run in self.runs for r in run.iterations if r["iteration"] == iteration]
-        return [float(r[key]) for r in found if known(r, key)]
+        return [float(r[key]) for r in self.rows if r["iteration"] == iteration and known(r, key)]
 
     def points(self, iteration: int, *keys: str) -> list[tuple[float, ...]]:
         """Measures of an iteration's evaluations, all runs together, where all are known."""
@@ -216,72 +211,55 @@ def groups_of(runs: Sequence[RunRecord]) -> list[Group]:
 
     Raises UserError where one folder is given twice.
     """
-    paths = [run.path.resolve() for run in runs]
-    for i, path in enumerate(paths):
-        if path in paths[:i]:
-            raise UserError(f"{runs[i].path}: is given twice")
+    for path, count in Counter(run.path.resolve() for run in runs).items():
+        if count > 1:
+            raise UserError(f"{path}: is given twice")
     groups: list[Group] = []
     for run in runs:
-        settings = {k: v for k, v in run.config.items() if k not in UNCOMPARED}
-        same = next((group for group in groups if group.settings == settings), None)
-        if same is None:
-            groups.append(Group([run], settings))
+        alone = Group([run])
+        same = next((group for group in groups if group.settings == alone.settings), alone)
+        if same is alone:
+            groups.append(alone)
         else:
             same.runs.append(run)
     return groups
 
 
 def titles(groups: Sequence[Group]) -> list[str]:
-    """What tells the groups apart: the settings in which they differ, in brief."""
+    """What tells the groups apart, on a line: the settings in which they differ, or the folder."""
     every = [_settings(group) for group in groups]
     keys = dict.fromkeys(key for settings in every for key in settings)
-    differing = {
-        key: _apart({i: s[key] for i, s in enumerate(every) if key in s})
-        for key in keys
-        if len({repr(s.get(key, keys)) for s in every}) > 1
-    }
-    made = []
-    for i, group in enumerate(groups):
-        names = [readable(key.removeprefix("plugins.")) for key in differing]
-        pairs = zip(names, differing.values(), strict=True)
-        parts = [f"{name} {texts[i]}".strip() for name, texts in pairs if i in texts]
-        if differing and not parts:
-            parts = [f"without {name}" for name in names]
-        if not differing:
-            parts = [_brief(group.settings.get("world") or str(group.runs[0].path.resolve()))]
-        fit = [n for n in range(len(parts)) if len(", ".join(parts[: n + 1])) <= WIDEST] or [0]
-        more = len(parts) - len(fit)
-        made.append(", ".join(parts[: len(fit)]) + (f" and {more} more" if more else ""))
+    first = every[0]
+    differing = [k for k in keys if any(s.get(k, keys) != first.get(k, keys) for s in every)]
+    made = [_title(*one, differing) for one in zip(groups, every, strict=True)]
     return [
         title if made.count(title) == 1 else f"{title} ({readable(group.runs[0].path.name)})"
         for title, group in zip(made, groups, strict=True)
     ]
 
 
+def _title(group: Group, settings: dict[str, Any], differing: Sequence[str]) -> str:
+    names = {key: key.removeprefix("plugins.") for key in differing}
+    parts = [f"{name} {_brief(settings[k])}" for k, name in names.items() if k in settings]
+    if not differing:
+        parts = [Path(group.settings.get("world") or group.runs[0].path.resolve()).name]
+    elif not parts:
+        parts = [f"without {name}" for name in names.values()]
+    return readable(", ".join(part.strip() for part in parts), WIDEST)
+
+
 def _settings(group: Group) -> dict[str, Any]:
     """A group's settings as ``a.b.c`` keys, those of its plugins by their names."""
-    listed = [e if isinstance(e, dict) else {e: {}} for e in group.settings.get("plugins", ())]
-    named = {name: settings or {} for entry in listed for name, settings in entry.items()}
-    settings = {k: v for k, v in group.settings.items() if k != "plugins"}
-    return flat({**settings, **({"plugins": named} if named else {})})
-
-
-def _apart(values: Mapping[int, Any]) -> dict[int, str]:
-    """Values in brief; of paths the parts in which they differ."""
-    paths = {i: Path(v).parts for i, v in values.items() if str(v).startswith("/")}
-    if len(paths) < max(2, len(values)):
-        return {i: _brief(value) for i, value in values.items()}
-    shared = set.intersection(*map(set, paths.values()))
-    own = {i: [p for p in parts if p not in shared] or parts[-1:] for i, parts in paths.items()}
-    return {i: _brief("/".join(parts)) for i, parts in own.items()}
+    settings = group.settings
+    for entry in settings.pop("plugins", ()):
+        named = entry if isinstance(entry, dict) else {entry: {}}
+        settings |= {f"plugins.{name}": value or {} for name, value in named.items()}
+    return flat(settings)
 
 
 def _brief(value: Any) -> str:
-    """A setting as a title has it; nothing of a plugin without settings."""
-    if isinstance(value, list):
-        return "[" + ", ".join(_brief(v) for v in value) + "]"
-    if isinstance(value, dict):
+    """A setting as a title has it; of a path its end, nothing of a plugin without settings."""
+    if value == {}:
         return ""
-    text = readable("null" if value is None else str(value))
-    text = Path(text).name if text.startswith("/") else text
-    return text if len(text) <= 40 else text[:37] + "..."
+    text = value if isinstance(value, str) else json.dumps(value)
+    return readable("/".join(Path(text).parts[-2:]) if text.startswith("/") else text, 40)

@@ -48,7 +48,6 @@ ITERATION = (
 OVER_RUNS = tuple((h, key, form.removesuffix(" ±")) for h, key, form in ITERATION if h != "peak")
 MMD = ("MMD", "mmd", ".3f")  # on pages, where there is room
 
-WINS = {"gold_wins": "gold wins", "proxy_wins": "proxy wins"}
 SATURATED = 0.98
 
 
@@ -68,9 +67,8 @@ def number(value: Any, form: str) -> str:
 def measured(row: Mapping[str, Any], key: str, form: str) -> str:
     """A measure of a row, with its standard error where the format ends in ``±``."""
     text = number(row.get(key), form.removesuffix(" ±"))
-    if not form.endswith("±") or not known(row, f"{key}_se"):
-        return text
-    return f"{text} ±{number(row[f'{key}_se'], '.2f')}"
+    error = row.get(f"{key}_se") if form.endswith("±") else None
+    return text if error is None else f"{text} ±{number(error, '.2f')}"
 
 
 def spread(values: Sequence[float], form: str) -> str:
@@ -85,19 +83,21 @@ def spread(values: Sequence[float], form: str) -> str:
 
 def saturation(rows: Sequence[Mapping[str, Any]]) -> str:
     """A sentence where so many prompts are won that their shares tell little; else nothing."""
-    high = [
-        (row["iteration"], key) for row in rows for key in WINS if (row.get(key) or 0) > SATURATED
-    ]
-    if not high:
+    where = {
+        name: {row["iteration"] for row in rows if known(row, key) and row[key] > SATURATED}
+        for name, key in (("gold wins", "gold_wins"), ("proxy wins", "proxy_wins"))
+    }
+    names = " and ".join(name for name, found in where.items() if found)
+    if not names:
         return ""
-    names = " and ".join(name for key, name in WINS.items() if key in {key for _, key in high})
-    where = ", ".join(map(str, sorted({k for k, _ in high})))
+    iterations = ", ".join(map(str, sorted(set().union(*where.values()))))
     return (
-        f"Saturated: {names} above {SATURATED:.0%} in iteration {where}; a gap between shares so "
-        "near 1 says little, so look at gold, proxy and spearman."
+        f"Saturated: {names} above {SATURATED:.0%} in iteration {iterations}; a gap between shares "
+        "so near 1 says little, so look at gold, proxy and spearman."
     )
 
 
-def readable(text: str) -> str:
-    """One line; what a terminal would obey or not show becomes a middle dot."""
-    return "".join(c if c.isprintable() else "·" for c in " ".join(text.split()))
+def readable(text: str, most: int | None = None) -> str:
+    """One line, of at most so many characters; what a terminal would obey becomes a middle dot."""
+    line = "".join(c if c.isprintable() else "·" for c in " ".join(text.split()))
+    return line if most is None or len(line) <= most else line[: most - 3] + "..."

@@ -118,7 +118,8 @@ def _no_iteration(path: Path) -> str:
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
     return (
         f"{path}: no iteration is finished yet; let the run go on first "
-        "(2 evaluations; rollout 4: gold wins 52%, proxy wins 90%, KL 4.00)"
+        "(2 evaluations; rollout 4: gold +0.25, proxy +2.00, gold wins 52%, proxy wins 90%, "
+        "gap +0.75, KL 4.00)"
     )
 
 
@@ -266,10 +267,10 @@ def test_titles_name_what_differs_and_fold_what_is_common(tmp_path: Path) -> Non
         },
     )
     assert found == [
-        "world toy, policy.model toy, prompts.data toy, concat",
-        "world quickstart, policy.model quickstart, prompts.data quickstart, liti.eta 0.3 "
-        "and 1 more",
-        "world quickstart, policy.model quickstart, prompts.data quickstart",
+        "world toy, policy.model toy/policy, prompts.data toy/prompts.jsonl, concat",
+        "world quickstart, policy.model quickstart/policy, prompts.data quickstart/prompts.jsonl, "
+        "liti.eta...",
+        "world quickstart, policy.model quickstart/policy, prompts.data quickstart/prompts.jsonl",
     ]
 
 
