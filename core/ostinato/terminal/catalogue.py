@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from rich import box
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ostinato.config.errors import UserError
@@ -28,14 +30,22 @@ class Entry:
     error: str = ""
 
     @property
+    def origin(self) -> str:
+        return f"{self.found.distribution} {self.found.version}"
+
+    @property
     def hooks(self) -> list[str]:
         """In the order of the contract."""
         marked = hooks_of(self.plugin) if self.plugin is not None else []
-        return sorted(marked, key=lambda hook: (*KINDS, hook).index(hook))
+        return [hook for hook in KINDS if hook in marked]
 
     @property
     def summary(self) -> str:
         return self.error or (summary_of(self.plugin) if self.plugin is not None else "")
+
+    @property
+    def paper(self) -> str:
+        return getattr(self.plugin, "paper", "")
 
     def public(self) -> dict[str, Any]:
         """What ``--json`` gives of it."""
@@ -71,66 +81,51 @@ def _entry(found: Found, claims: list[Found]) -> Entry:
 
 def show_all(found: list[Entry]) -> None:
     """A table of all plugins, by distribution."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("plugin", style="bold", no_wrap=True)
-    table.add_column("hooks", style="cyan", no_wrap=True)
-    table.add_column("what it does, and the paper", ratio=1)
-    origins = [f"{entry.found.distribution} {entry.found.version}" for entry in found]
-    for origin in sorted(set(origins)):
+    table = _table(
+        Column("plugin", style="bold", no_wrap=True),
+        Column("hooks", style="cyan", no_wrap=True),
+        Column("what it does, and the paper", ratio=1),
+    )
+    by_origin = attrgetter("origin")
+    for origin, group in groupby(sorted(found, key=by_origin), key=by_origin):
         table.add_row(Text(origin, style="not bold dim"), "", "")
-        for entry, own in zip(found, origins, strict=True):
-            if own == origin:
-                table.add_row(entry.found.name, "\n".join(entry.hooks), _what(entry))
+        for entry in group:
+            what = Text(entry.summary, style="red" if entry.error else "")
+            what.append(f"\n{entry.paper}" if entry.paper else "", style="dim italic")
+            table.add_row(entry.found.name, "\n".join(entry.hooks), what)
         table.add_section()
     console = Screen()
     console.print(table)
     console.print("ostinato plugins NAME shows a plugin's settings.", style="dim")
 
 
-def _what(entry: Entry) -> Text:
-    text = Text(entry.summary, style="red" if entry.error else "")
-    paper = getattr(entry.plugin, "paper", "")
-    return text.append(f"\n{paper}", style="dim italic") if paper else text
-
-
 def show_one(entry: Entry) -> None:
     """A plugin's docstring, hooks and settings."""
     console = Screen()
-    origin = f"{entry.found.distribution} {entry.found.version}"
-    console.print(Text.assemble((entry.found.name, "bold"), (f"  {origin}", "dim")))
+    console.print(Text.assemble((entry.found.name, "bold"), (f"  {entry.origin}", "dim")))
     console.print(Text(inspect.getdoc(entry.plugin) or ""))
-    paper = getattr(entry.plugin, "paper", "")
-    if paper:
-        console.print(Text(f"Paper: {paper}", style="italic"))
+    if entry.paper:
+        console.print(Text(f"Paper: {entry.paper}", style="italic"))
     console.print()
-    console.print(_hooks(entry))
+    hooks = _table(Column("hook", style="cyan", no_wrap=True), "kind", "what it does there")
+    for hook in entry.hooks:
+        first = (inspect.getdoc(getattr(entry.plugin, hook)) or "").split("\n\n")[0]
+        hooks.add_row(hook, KINDS[hook], Text(" ".join(first.split())))
+    console.print(hooks)
     schema: type[BaseModel] | None = getattr(entry.plugin, "Config", None)
     if schema is None or not schema.model_fields:
         console.print(Text("It has no settings."))
-    else:
-        console.print(_settings(schema))
+        return
+    name = Column("setting", style="bold", no_wrap=True)
+    settings = _table(name, "type", "default", "meaning")
+    for key, field in schema.model_fields.items():
+        cells = Text(type_of(field)), Text(default_of(field)), field.description or ""
+        settings.add_row(key, *cells)
+    console.print(settings)
 
 
-def _hooks(entry: Entry) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("hook", style="cyan", no_wrap=True)
-    table.add_column("kind")
-    table.add_column("what it does there")
-    for hook in entry.hooks:
-        first = (inspect.getdoc(getattr(entry.plugin, hook)) or "").split("\n\n")[0]
-        table.add_row(hook, KINDS.get(hook, "unknown"), Text(" ".join(first.split())))
-    return table
-
-
-def _settings(schema: type[BaseModel]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("setting", style="bold", no_wrap=True)
-    table.add_column("type")
-    table.add_column("default")
-    table.add_column("meaning")
-    for name, field in schema.model_fields.items():
-        table.add_row(name, Text(type_of(field)), Text(default_of(field)), field.description or "")
-    return table
+def _table(*columns: Column | str) -> Table:
+    return Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
 
 
 def type_of(field: FieldInfo) -> str:
@@ -155,6 +150,4 @@ def default_of(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True, validated_data={})
     if value is PydanticUndefined or value is None:
         return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -6,7 +6,7 @@ import json
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -105,20 +105,14 @@ def _config(source: str, seed: int | None, sets: list[str] | None) -> tuple[RunC
     return load_config(source, overrides), overrides
 
 
-def _default_out(source: str, seed: int) -> Path:
-    return Path("runs") / f"{Path(source).stem}-seed{seed}"
-
-
 @contextmanager
 def _loading() -> Iterator[None]:
     """A word on a terminal while torch and transformers are imported, which takes seconds."""
     from ostinato.terminal.printing import Screen
 
     console = Screen(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    with console.status("Loading torch and transformers"):
+    said = console.status("Loading torch and transformers")
+    with said if console.is_terminal else nullcontext():
         yield
 
 
@@ -152,12 +146,12 @@ def run(
     """Run iterated RLHF, or go on with a run that was cut short."""
     with _plain_errors(debug):
         config, overrides = _config(source, seed, sets)
-        folder = out or _default_out(source, config.seed)
+        folder = out or Path("runs", f"{Path(source).stem}-seed{config.seed}")
     with _plain_errors(debug, folder):
         with _loading():
             from ostinato import loop
-        from ostinato.report.pages import write_report
-        from ostinato.terminal.console import RunConsole
+            from ostinato.report.pages import write_report
+            from ostinato.terminal.console import RunConsole
 
         with RunConsole(source, overrides=sets or []) as console:
             loop.run(source, folder, overrides, watch=[write_report, console])
@@ -211,12 +205,6 @@ def report(
         from ostinato.terminal.comparison import report_runs
 
         report_runs(runs, out)
-
-
-@app.command(name="version")
-def show_version() -> None:
-    """Show the version."""
-    typer.echo(f"ostinato {version('ostinato')}")
 
 
 def main() -> None:

@@ -28,34 +28,25 @@ def table_of(group: Group) -> Table:
 
 def buckets_of(found: Sequence[Frontier]) -> Table:
     """Gold by iteration and bucket of KL, mean and deviation over the evaluations of all runs."""
-    places = sorted({place for frontier in found for place in frontier.placed})
+    places = sorted({place for frontier in found for place in frontier.buckets})
     heads = [f"to {number(found[0].edges[p + 1], '.2f')}" if p else "at 0" for p in places]
     rows = []
     for frontier in found:
-        cells = [frontier.placed.get(place, (0.0, None, None, 0)) for place in places]
-        text = [
-            number(mean, "+.2f") + (f"\n± {number(std, '.2f')}" if count > 1 else "")
-            for _, mean, std, count in cells
-        ]
-        rows.append([str(frontier.iteration), *text])
+        cells = [str(frontier.iteration)]
+        for place in places:
+            _, mean, std, count = frontier.buckets.get(place, (None, None, None, 0))
+            deviation = f"\n± {number(std, '.2f')}" if count > 1 else ""
+            cells.append(number(mean, "+.2f") + deviation)
+        rows.append(cells)
     return numbers(["iter.", *heads], rows)
-
-
-def fits_of(found: Sequence[Frontier]) -> Table:
-    """Gao's fit to each iteration, and its peak."""
-    table = numbers(FIT_HEADS, [frontier.cells() for frontier in found])
-    table.columns[-1].justify = "left"
-    return table
 
 
 def heading_of(group: Group, title: str) -> Text:
     """A group's title, and how many runs of which seeds it holds."""
-    count = len(group.runs)
-    seeds = ", ".join(map(str, group.seeds))
+    count, seeds = len(group.runs), group.seeds
     runs = "1 run" if count == 1 else f"{count} runs, mean ± standard deviation"
-    return Text.assemble(
-        (title, "bold"), (f"  {runs}, seed{'s' * (len(group.seeds) > 1)} {seeds}", "dim")
-    )
+    about = f"  {runs}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    return Text.assemble((title, "bold"), (about, "dim"))
 
 
 def report_runs(paths: Sequence[Path], out: Path | None = None) -> None:
@@ -66,15 +57,18 @@ def report_runs(paths: Sequence[Path], out: Path | None = None) -> None:
     runs = _runs(paths)
     groups = groups_of(runs)
     screen = Screen()
-    for group, title, found in zip(groups, titles(groups), frontiers(groups), strict=True):
+    every = frontiers(groups)
+    for group, title, found in zip(groups, titles(groups), every, strict=True):
         show(screen, "", heading_of(group, title), table_of(group))
-        if said := saturation([row for run in group.runs for row in run.iterations]):
+        if said := saturation(group.rows):
             show(screen, said)
         if found:
-            show(screen, "Gold by KL:", buckets_of(found), "Gao's fit:", fits_of(found))
+            fits = numbers(FIT_HEADS, [frontier.cells() for frontier in found])
+            fits.columns[-1].justify = "left"
+            show(screen, "Gold by KL:", buckets_of(found), "Gao's fit:", fits)
         else:
             show(screen, NONE)
-    if any(frontiers(groups)):
+    if any(every):
         show(screen, FIT, "")
     written = []
     for run in runs:

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from types import TracebackType
+from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
+    MofNCompleteColumn,
     Progress,
-    ProgressColumn,
     SpinnerColumn,
-    Task,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.rule import Rule
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ostinato.config.errors import Pause
 from ostinato.config.sections import RunConfig
 from ostinato.contract.events import Event
-from ostinato.report.tables import EVALUATION, ITERATION, measured, number, readable
-from ostinato.terminal.brief import brief, legend, sources
-from ostinato.terminal.closing import _next_commands, _next_steps, _verdict, other_plugins
+from ostinato.report.tables import (
+    EVALUATION,
+    ITERATION,
+    known,
+    measured,
+    number,
+    readable,
+    saturation,
+)
+from ostinato.terminal.brief import brief, legend
 from ostinato.terminal.printing import STYLES, Row, Screen, numbers, show
 
 STAGES = {
@@ -39,6 +45,7 @@ STAGES = {
 }
 UNITS = {"reward_model": "updates", "policy": "rollouts"}
 SAMPLE_TEXTS = 2
+WIDEST = 300  # characters of a sample text
 PLAIN_SECONDS = (5.0, 60.0)  # without a terminal: the least and the most between progress lines
 
 
@@ -52,31 +59,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
-class _Rate(ProgressColumn):
-    """Steps a second, or seconds a step where that is easier to read."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        if not speed:
-            return Text("", style="progress.data.speed")
-        text = f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
-        return Text(text, style="progress.data.speed")
-
-
-class _Count(ProgressColumn):
-    """Steps done of all; nothing where nobody knows how many there are."""
-
-    def render(self, task: Task) -> Text:
-        if task.total is None:
-            return Text()
-        return Text(f"{task.completed:.0f}/{task.total:.0f}", style="progress.download")
-
-
 def iteration_table(rows: Sequence[Row]) -> Table:
     """One line an iteration, at its last evaluation."""
-    heads = ["iter.", *(heading for heading, _, _ in ITERATION)]
-    cells = ([measured(row, key, form) for _, key, form in ITERATION] for row in rows)
-    return numbers(heads, [[str(row["iteration"]), *c] for row, c in zip(rows, cells, strict=True)])
+    cells = [
+        [str(row["iteration"]), *(measured(row, key, form) for _, key, form in ITERATION)]
+        for row in rows
+    ]
+    return numbers(["iter.", *(heading for heading, _, _ in ITERATION)], cells)
 
 
 class RunConsole:
@@ -95,49 +84,31 @@ class RunConsole:
         self.started = time.monotonic()
         self.iterations = 0
         self.seed = 0
-        self.other: str | None = None
         self.summaries: list[Row] = []
         self.evaluations: list[Row] = []
         self.bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
-            _Count(),
-            _Rate(),
+            MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
             console=self.console,
             transient=True,
         )
-        self.bar: tuple[str, TaskID] | None = None
         self.spoke = self.started
         self.iteration = 0
         self.steps = 0
-        self.heading_due = True
-        self.tell: dict[str, Callable[[Event], None]] = {
-            "run_started": self._run_started,
-            "stage_started": self._stage_started,
-            "stage_advanced": self._stage_advanced,
-            "stage_finished": self._stage_finished,
-            "evaluated": self._evaluated,
-            "iteration_finished": self._iteration_finished,
-            "run_finished": self._run_finished,
-        }
 
     def __enter__(self) -> RunConsole:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._end_bars()
         if isinstance(error, Pause):
             self._rule(f"Paused after {duration(time.monotonic() - self.started)}")
 
     def __call__(self, event: Event) -> None:
-        self.tell[event.kind](event)
+        getattr(self, f"_{event.kind}")(event)
 
     def _line(self, text: str | Text, style: str = "") -> None:
         body = Text(text, style=style) if isinstance(text, str) else text
@@ -154,15 +125,12 @@ class RunConsole:
     def _run_started(self, event: Event) -> None:
         config: RunConfig = event.data["config"]
         self.iterations, self.seed = config.iterations, config.seed
-        self.other = other_plugins(config, event.data["plugins"])
         self._rule(f"Ostinato {version('ostinato')}: {self.source}")
         where = "goes on with the run there" if event.data["resumed"] else "a new run"
         facts = [
-            *sources(config),
             ("runs on", str(event.data["backend"])),
             ("results in", f"{event.data['directory']} ({where})"),
             ("seed", str(config.seed)),
-            ("iterations", f"{config.iterations} of {config.rl.rollouts} rollouts"),
         ]
         show(self.console, brief(config, event.data["plugins"], facts), "", legend())
 
@@ -170,7 +138,6 @@ class RunConsole:
         if iteration != self.iteration:
             self.iteration = iteration
             self.evaluations = []
-            self.heading_due = True
             self._rule(f"Iteration {iteration} of {self.iterations}")
 
     def _stage_started(self, event: Event) -> None:
@@ -191,17 +158,16 @@ class RunConsole:
             self._plain_progress(stage, what, row)
 
     def _show_bar(self, what: str, total: int | None, step: int) -> None:
-        if self.bar is None or self.bar[0] != what:
+        if [task.description for task in self.bars.tasks] != [what]:
             self._drop_bar()
             # a resumed stage does not count the steps of its first process into its rate
-            self.bar = what, self.bars.add_task(what, total=total, completed=max(0, step - 1))
+            self.bars.add_task(what, total=total, completed=max(0, step - 1))
             self.bars.start()
-        self.bars.update(self.bar[1], completed=step, total=total)
+        self.bars.update(self.bars.task_ids[0], completed=step, total=total)
 
     def _drop_bar(self) -> None:
-        if self.bar is not None:
-            self.bars.remove_task(self.bar[1])
-            self.bar = None
+        for task in self.bars.task_ids:
+            self.bars.remove_task(task)
 
     def _end_bars(self) -> None:
         self._drop_bar()
@@ -230,14 +196,12 @@ class RunConsole:
 
     def _evaluated(self, event: Event) -> None:
         row = event.data["row"]
-        self.evaluations.append({"step": event.step, **row})
-        if self.heading_due:
+        if not self.evaluations:
             self._line("".join(["rollout", *(_wide(h, h) for h, _, _ in EVALUATION)]), "bold")
-            self.heading_due = False
+        self.evaluations.append({"step": event.step, **row})
         line = Text(f"{event.step:>7}")
         for heading, key, form in EVALUATION:
-            text = number(row.get(key), form)
-            line.append(_wide(text, heading), style=STYLES.get(heading, ""))
+            line.append(_wide(number(row.get(key), form), heading), STYLES.get(heading, ""))
         self._line(line)
 
     def _iteration_finished(self, event: Event) -> None:
@@ -252,12 +216,11 @@ class RunConsole:
         if len(self.evaluations) < 2 or self.evaluations[0]["step"] > 0:
             return  # the first one was made before the run was cut short
         before, after = (self.evaluations[i].get("samples", []) for i in (0, -1))
-        table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True, style="dim")
-        table.add_column(overflow="fold")
+        columns = Column(no_wrap=True, style="dim"), Column(overflow="fold")
+        table = Table.grid(*columns, padding=(0, 2))
         for old, new in list(zip(before, after, strict=False))[:SAMPLE_TEXTS]:
             table.add_row("", "")
-            table.add_row("prompt", Text(_short(old["prompt"]), style="bold"))
+            table.add_row("prompt", Text(readable(old["prompt"], WIDEST), style="bold"))
             table.add_row("before", _sample(old))
             table.add_row("after", _sample(new))
         show(self.console, table)
@@ -265,10 +228,9 @@ class RunConsole:
     def _run_finished(self, event: Event) -> None:
         self._end_bars()
         self._rule(f"Finished in {duration(time.monotonic() - self.started)}")
-        show(self.console, iteration_table(event.data["rows"]))
-        show(self.console, *_verdict(event.data["rows"]))
-        again = _next_commands(self.source, self.overrides, self.seed, self.other)
-        show(self.console, "", *_next_steps(event.data["directory"], again))
+        rows, folder = event.data["rows"], event.data["directory"]
+        show(self.console, iteration_table(rows), *_verdict(rows), "")
+        show(self.console, *_next_steps(folder, self.source, self.overrides, self.seed))
 
 
 def _wide(text: str, heading: str) -> str:
@@ -285,13 +247,47 @@ def _described(stage: str, row: Row) -> str:
     return what + (f", member {row['member'] + 1}" if row.get("member") else "")
 
 
-def _short(text: str, most: int = 300) -> str:
-    text = readable(text)
-    return text if len(text) <= most else text[: most - 3] + "..."
-
-
 def _sample(sample: Row) -> Text:
     text = Text()
     for key in ("gold", "proxy"):
         text.append(f"{key} {number(sample.get(key), '+.2f')}  ", style=STYLES[key])
-    return text.append(_short(sample["response"]) or "(empty)")
+    return text.append(readable(sample["response"], WIDEST) or "(empty)")
+
+
+def _verdict(rows: Sequence[Row]) -> list[str]:
+    """What the table says, in a sentence or two; nothing of what was not measured."""
+    first, last = rows[0], rows[-1]
+    moved = [
+        f"{name} from {measured(first, key, form)} to {measured(last, key, form)}"
+        for name, key, form in ITERATION
+        if name in ("gold", "gold wins", "gap") and known(first, key) and known(last, key)
+    ]
+    said = []
+    if moved and len(rows) > 1:
+        listed = ", ".join(moved).replace(" from", " went from", 1)
+        said.append(f"From iteration {first['iteration']} to {last['iteration']} {listed}.")
+    return [*said, saturation(rows)] if saturation(rows) else said
+
+
+def _next_steps(
+    folder: Path, source: str, overrides: Sequence[str], seed: int
+) -> list[RenderableType]:
+    """What the run left, and commands that come next, with what this one overrode."""
+    left = Table.grid(padding=(0, 2))
+    for name, meaning in (
+        ("report.html", "curves, settings and sample texts, for a browser"),
+        ("metrics.jsonl", "every number, one JSON object a line"),
+        ("iteration-*/policy", "checkpoints that transformers loads"),
+    ):
+        left.add_row(f"  {name}", Text(meaning, style="dim"))
+    sets = [part for text in overrides if not text.startswith("seed=") for part in ("--set", text)]
+    again = shlex.join(["ostinato", "run", source, *sets, "--seed", str(seed + 1)])
+    lines: list[RenderableType] = []
+    for command, meaning in (
+        (f"ostinato report {folder}", "this table again; give several runs to compare them"),
+        (again, "another seed, for the spread"),
+        ("ostinato plugins", "other methods, for --set 'plugins=[...]'"),
+    ):
+        lines += [Text(f"  {command}"), Text(f"      {meaning}", style="dim")]
+    heading = Text(f"Results in {folder}", style="bold")
+    return [heading, left, "", Text("What to do next", style="bold"), *lines]

@@ -75,9 +75,8 @@ def numbers(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     for head in heads:
         above = "\n" * (lines - head.count(" "))
         style = STYLES.get(head, "")
-        table.add_column(
-            above + head.replace(" ", "\n"), justify="right", style=style, no_wrap=True
-        )
+        text = above + head.replace(" ", "\n")
+        table.add_column(text, justify="right", style=style, no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table

@@ -106,7 +106,7 @@ def test_nothing_that_a_report_prints_commands_the_terminal(
     report_runs(runs[:1])
     said = capsys.readouterr()
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", said.out + said.err)
-    assert "rl.rollouts 1, world ·[31m1  1 run" in said.out
+    assert "rl.rollouts 1, world x/·[31m1  1 run" in said.out
     assert "␛[2J[/b]1/report.html" in said.out.replace("\n  ", "")
     assert "␛]0;owned␇: no such run folder" in said.err
 

@@ -263,29 +263,10 @@ def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def next_commands(*overrides: str) -> list[str]:
-    lines = [line.strip() for line in shown(400, overrides=overrides).splitlines()]
-    return [line for line in lines if line.startswith("ostinato run ")]
-
-
 def test_what_to_do_next_keeps_what_the_run_was_told() -> None:
-    assert next_commands("rl.rollouts=4", "seed=0", "plugins=[worst_case]") == [
+    lines = squeezed(shown(400, overrides=("rl.rollouts=4", "seed=0", "plugins=[worst_case]")))
+    assert [line for line in lines if line.startswith("ostinato ")] == [
+        "ostinato report runs/x",
         "ostinato run toy --set rl.rollouts=4 --set 'plugins=[worst_case]' --seed 1",
-        "ostinato run toy --set rl.rollouts=4 --set 'plugins=[sample_data, worst_case]' "
-        "--out runs/other",
+        "ostinato plugins",
     ]
-
-
-@pytest.mark.parametrize(
-    ("listed", "wanted"),
-    [
-        ("[]", "plugins=[sample_data]"),
-        ("[worst_case, sample_data]", "plugins=[concat, worst_case]"),
-        ("[{sample_data: {}}, {liti: {eta: 0.3}}]", "plugins=[concat, {liti: {eta: 0.3}}]"),
-    ],
-)
-def test_the_other_method_is_another_owner_of_a_hook(listed: str, wanted: str) -> None:
-    config = load_config("toy", [f"plugins={listed}"])
-    found = console_module.other_plugins(config, activate(config.wanted_plugins, "toy"))
-    assert found == wanted
-    assert activate(load_config("toy", [found]).wanted_plugins, "toy").owners["combine_data"]
