@@ -141,6 +141,7 @@ def _curves(panels: Iterable[Axes], names: Mapping[str, str], alike: bool = Fals
     for axes in shown[1:] if alike else ():
         axes.sharex(shown[0])
         axes.sharey(shown[0])
+        axes.autoscale_view()
     drawn = {line.get_color() for axes in shown for line in axes.lines}
     legend = {name: colour for name, colour in names.items() if colour in drawn}
     return Curves([_svg(axes) for axes in shown], legend if len(legend) > 1 else {})

@@ -62,17 +62,12 @@ class _Evaluation(_Row, strict=True):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run as its folder tells it; ``facts`` is run.yaml, ``rows`` is metrics.jsonl."""
+    """One run as its folder tells it; ``config`` is the resolved run file, ``rows`` all metrics."""
 
     path: Path
-    facts: dict[str, Any]
+    config: dict[str, Any]
+    plugins: list[dict[str, Any]]
     rows: list[dict[str, Any]]
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The resolved run file."""
-        config: dict[str, Any] = self.facts["config"]
-        return config
 
     @property
     def iterations(self) -> list[dict[str, Any]]:
@@ -96,7 +91,7 @@ def read_run(path: Path) -> RunRecord:
             raise UserError(f"{path}: holds no run.yaml, so it is not a run's folder")
         facts = read_file(record)
         _Facts.model_validate(facts)
-        found = RunRecord(path, facts, _rows(path))
+        found = RunRecord(path, facts["config"], facts["plugins"], _rows(path))
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise UserError(f"{record}: is damaged at '{where}', and cannot be shown") from None
