@@ -10,7 +10,6 @@ from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 from rich import box
 from rich.table import Column, Table
 from rich.text import Text
@@ -148,6 +147,6 @@ def default_of(field: FieldInfo) -> str:
     if field.is_required():
         return "(required)"
     value = field.get_default(call_default_factory=True, validated_data={})
-    if value is PydanticUndefined or value is None:
+    if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

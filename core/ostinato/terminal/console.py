@@ -185,13 +185,13 @@ class RunConsole:
     def _stage_finished(self, event: Event) -> None:
         self._enter_iteration(event.iteration)
         self._drop_bar()
-        stage = event.data["stage"]
+        stage, seconds = event.data["stage"], event.data["seconds"]
         if stage in STAGES and event.data["reused"]:
             self._line(f"{STAGES[stage]}: kept from before", "dim")
-        elif stage in STAGES and event.data["seconds"] >= 0.05:
-            unit = UNITS.get(stage, "")[: -1 if self.steps == 1 else None]
+        elif stage in STAGES and seconds >= 0.05:
+            unit = UNITS.get(stage, "").removesuffix("s" if self.steps == 1 else "")
             steps = f"{self.steps} {unit} in " if unit else ""
-            self._line(f"{STAGES[stage]}: {steps}{duration(event.data['seconds'])}", "dim")
+            self._line(f"{STAGES[stage]}: {steps}{duration(seconds)}", "dim")
         self.steps = 0
 
     def _evaluated(self, event: Event) -> None:

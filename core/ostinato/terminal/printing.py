@@ -24,7 +24,6 @@ STYLES = {
     "latest": "magenta",
 }
 
-
 CONTROLS = {  # each shown in one column: C0 by its symbol; C1 and half surrogate pairs as unknown
     **{code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"},
     0x7F: 0x2421,
