@@ -10,7 +10,7 @@ from typing import Any
 import pluggy
 from pydantic import BaseModel, ValidationError
 
-from ostinato.config.complaints import describe_errors
+from ostinato.config.complaints import complaint
 from ostinato.config.errors import UserError, closest
 from ostinato.contract import hookspecs
 from ostinato.contract.discovery import GROUP, NEEDS, Found, find, hooks_of
@@ -39,19 +39,19 @@ def activate_one(
     found = find(name, where, built_in)
     made = found.load()
     schema: type[BaseModel] | None = getattr(made, "Config", None)
-    if schema is None and settings:
-        given = ", ".join(map(str, settings))
-        raise UserError(f"{where}: plugins.{name} has no settings, but got {given}")
+    if schema is None:
+        if settings:
+            given = ", ".join(map(str, settings))
+            raise UserError(f"{where}: plugins.{name} has no settings, but got {given}")
+        return _made(found, made, None)
     try:
-        config = schema.model_validate(dict(settings)) if schema is not None else None
+        config = schema.model_validate(dict(settings))
     except UserError as error:  # of a validator that reads what a setting names
         raise UserError(f"{where}: {error}") from None
     except ValidationError as error:
-        assert schema is not None
-        lines = describe_errors(error, schema, where, f"plugins.{name}")
-        raise UserError("\n".join(lines)) from None
-    if config is not None and (found_out := list(_misread(settings, config))):
-        raise UserError("\n".join(f"{where}: plugins.{name}.{fault}" for fault in found_out))
+        raise complaint(error, schema, where, f"plugins.{name}") from None
+    if faults := [f"{where}: plugins.{name}.{fault}" for fault in _misread(settings, config)]:
+        raise UserError("\n".join(faults))
     return _made(found, made, config)
 
 

@@ -15,13 +15,18 @@ from ostinato.contract.answers import blamed, terms_fault
 from ostinato.contract.batches import PolicyAlgorithm, PolicyOutputs, Rollout
 
 
+def _answer(plugin: str, algorithm: PolicyAlgorithm, call: str, *arguments: Any) -> tuple[Any, str]:
+    """What the algorithm answers to ``call``, and how a sentence about that begins."""
+    with blamed(plugin, f"its {call}"):
+        answer = getattr(algorithm, call.partition("(")[0])(*arguments)
+    return answer, f"plugin '{plugin}': its {call} answered"
+
+
 def advantages_of(
     plugin: str, algorithm: PolicyAlgorithm, rollout: Rollout
 ) -> tuple[Tensor, Tensor]:
     """Advantages and returns, each (B, T); UserError where they are something else."""
-    with blamed(plugin, "its advantages(rollout)"):
-        answer: Any = algorithm.advantages(rollout)
-    said = f"plugin '{plugin}': its advantages(rollout) answered"
+    answer, said = _answer(plugin, algorithm, "advantages(rollout)", rollout)
     pair = isinstance(answer, tuple | list) and len(answer) == 2
     if not pair or not all(isinstance(x, Tensor) for x in answer):
         raise UserError(f"{said} a {type(answer).__name__}, expected advantages and returns")
@@ -36,10 +41,8 @@ def kept_of(plugin: str, algorithm: PolicyAlgorithm, rollout: Rollout) -> Rollou
     """The rows that the algorithm keeps, all without a ``keep``; UserError for what is no row."""
     if not hasattr(algorithm, "keep"):
         return rollout
-    with blamed(plugin, "its keep(rollout)"):
-        index: Any = algorithm.keep(rollout)
+    index, said = _answer(plugin, algorithm, "keep(rollout)", rollout)
     size = len(rollout.mask)
-    said = f"plugin '{plugin}': its keep(rollout) answered"
     wanted = f"expected row numbers from 0 to {size - 1}, at least one and none twice"
     if not isinstance(index, Tensor) or index.ndim != 1 or index.dtype != torch.int64:
         tensor = isinstance(index, Tensor)
@@ -58,9 +61,7 @@ def terms_of(
     plugin: str, algorithm: PolicyAlgorithm, batch: Rollout, outputs: PolicyOutputs
 ) -> dict[str, Tensor]:
     """The terms of its loss, scalars; UserError where none of them trains the policy."""
-    with blamed(plugin, "its loss(batch, outputs)"):
-        answer: Any = algorithm.loss(batch, outputs)
-    said = f"plugin '{plugin}': its loss(batch, outputs) answered"
+    answer, said = _answer(plugin, algorithm, "loss(batch, outputs)", batch, outputs)
     if fault := terms_fault(answer):
         raise UserError(f"{said} {fault}")
     if not any(x.requires_grad for key, x in answer.items() if not key.startswith("log/")):

@@ -45,19 +45,17 @@ def terms_fault(answer: Any, **_: Any) -> str | None:
     """What is wrong with the named scalars of a loss, or None."""
     if fault := _mapping_fault(answer, _is_tensor, "a tensor"):
         return fault
-    for term, value in answer.items():
-        if value.ndim:
-            return f"'{term}' of shape {tuple(value.shape)}, expected a scalar"
-    return None
+    found = ((term, tuple(value.shape)) for term, value in answer.items() if value.ndim)
+    return next((f"'{term}' of shape {shape}, expected a scalar" for term, shape in found), None)
 
 
 def _displacements(answer: Any, parameters: Mapping[str, Any], **_: Any) -> str | None:
     if fault := _mapping_fault(answer, _is_tensor, "a tensor"):
         return fault
-    for name, value in answer.items():
-        if name in parameters and value.shape != parameters[name].shape:
-            wanted = tuple(parameters[name].shape)
-            return f"'{name}' of shape {tuple(value.shape)}, expected the parameter's {wanted}"
+    for name in (n for n in answer if n in parameters):
+        found, wanted = tuple(answer[name].shape), tuple(parameters[name].shape)
+        if found != wanted:
+            return f"'{name}' of shape {found}, expected the parameter's {wanted}"
     return None
 
 

@@ -82,10 +82,9 @@ class RewardBatch:
 class Rollout:
     """What a policy algorithm learns from: B responses with their rewards.
 
-    ``rewards`` (B, T) per token: the score on the last real token and, where the algorithm takes
-    the KL in the reward, -coefficient * KL (``kl.estimator``) on every real token. ``values``
-    (B, T) zeros without a value head. ``kl_coefficient`` (B,): the controller's times kl_scale.
-    ``advantages``, ``returns`` (B, T) are filled in from the algorithm's answer.
+    ``rewards`` (B, T): the score on the last real token and, where the algorithm takes the KL in
+    the reward, -coefficient * KL on every real token. ``values`` (B, T) zeros without a value head.
+    ``kl_coefficient`` (B,): the controller's times kl_scale; ``advantages``, ``returns`` (B, T).
     """
 
     samples: Samples

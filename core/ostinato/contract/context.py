@@ -34,14 +34,11 @@ def _absent(*_: Any, **__: Any) -> Any:
 class Evaluation:
     """What ``evaluate`` hooks measure: one sample of responses to the evaluation prompts.
 
-    ``proxy`` and ``latest`` (B,) calibrated scores of R_k and of the newest reward model alone;
-    ``gold`` (B,) standardised on SFT responses, None without a gold model or where their golds are
-    all equal; ``kl`` (B,)
-    exact KL to the SFT policy, nats per response. ``sft_samples`` answer the same prompts in the
-    same order, ``sft_gold`` (B,) is their gold. ``draw(purpose)`` samples the policy once more on
-    these prompts, ``draw(purpose, sft)`` another policy such as ``sft``; ``proxy_of(samples)``,
-    ``latest_of(samples)`` and ``gold_of(samples)`` score any samples as ``proxy``, ``latest`` and
-    ``gold`` are scored, on the CPU.
+    ``proxy``, ``latest`` (B,) calibrated scores of R_k and of the newest reward model; ``gold``
+    (B,) standardised on SFT responses, None where that cannot be; ``kl`` (B,) exact, to the SFT
+    policy, nats per response. ``sft_samples``: to the same prompts, ``sft_gold`` (B,) theirs.
+    ``draw(purpose)`` samples once more, ``draw(purpose, other)`` another policy; ``proxy_of``,
+    ``latest_of`` and ``gold_of`` score any samples as those three are scored, on the CPU.
     """
 
     policy: Policy
@@ -68,12 +65,10 @@ class Context:
     ``member`` is the reward model in training, ``update`` the policy's optimiser update,
     ``micro_batch`` the part of it, each 0 elsewhere; ``training`` names one of several in a stage
     (a ``name`` or ``purpose`` that was asked for), else empty. All six seed :meth:`generator`.
-    ``sft`` is the SFT policy, ``gold`` the gold model or None, ``readers`` how the run's plugins
-    read reward models, ``device`` where models live, ``directory`` the run's folder,
-    ``ruler`` the SFT responses on which every reward has mean 0; forward passes stand inside
-    ``autocast()``, the run's mixed precision. In ``refine_data`` there are also
-    ``fit(data, purpose, epochs=...)`` -> RewardModel, trained from R_init on the preference loss
-    alone, and ``cached(name, make)`` -> Dataset, made once an iteration.
+    ``readers``: how the run's plugins read reward models; ``directory``: the run's folder;
+    ``ruler``: the SFT responses on which every reward has mean 0; forward passes stand inside
+    ``autocast()``. In ``refine_data`` there are also ``fit(data, purpose, epochs=...)`` ->
+    RewardModel, trained on the preference loss alone, and ``cached(name, make)`` -> Dataset.
     """
 
     config: RunConfig

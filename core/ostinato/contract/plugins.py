@@ -66,27 +66,20 @@ class Plugins:
         """Record the magnitude of what a hook call did."""
         self.actions[f"{name}.{hook}"].append(float(magnitude))
 
-    def one(
-        self, hook: str, measure: Callable[[Any], float] | None = None, **arguments: Any
-    ) -> Any:
-        """The owner's answer."""
+    def one(self, hook: str, measure: Callable[[Any], float] | None = None, **given: Any) -> Any:
+        """The owner's answer; ``measure`` gives its magnitude."""
         name = self.owners[hook]
-        answer = self.call(name, hook, **arguments)
+        answer = self.call(name, hook, **given)
         if measure is not None:
             self.acted(name, hook, measure(answer))
         return answer
 
     def chain(
-        self,
-        hook: str,
-        argument: str,
-        value: T,
-        check: Callable[[str, T, T], float],
-        **arguments: Any,
+        self, hook: str, argument: str, value: T, check: Callable[[str, T, T], float], **others: Any
     ) -> T:
         """Pass ``value`` through all; ``check(plugin, before, after)`` answers a magnitude."""
         for name in self.implementing(hook):
-            before, value = value, self.call(name, hook, **{argument: value}, **arguments)
+            before, value = value, self.call(name, hook, **{argument: value}, **others)
             self.acted(name, hook, check(name, before, value))
         return value
 

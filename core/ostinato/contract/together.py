@@ -16,8 +16,8 @@ def with_defaults(
 ) -> list[Active]:
     """The plugins, and the default of each hook in ``owners`` that none of them has."""
     whole = list(active)
-    for hook in (h for h in KINDS if h in owners):
-        if not any(hook in a.hooks for a in whole):
+    for hook in KINDS:
+        if hook in owners and not any(hook in a.hooks for a in whole):
             whole.append(make(owners[hook]))
     return whole
 
@@ -38,19 +38,12 @@ def faults(active: Sequence[Active], whole: bool = True) -> Iterator[str]:
         names = ", ".join(f"'{column}'" for column in columns)
         word = "column" if len(columns) == 1 else "columns"
         yield f"plugin '{name}' provides {word} {names}, which nothing consumes"
-    yield from _dropout_faults(active)
-
-
-def _dropout_faults(active: Sequence[Active]) -> Iterator[str]:
-    """A body has one dropout: more of it is not better, so the largest need would not do."""
     asked = [(a.name, a.needs["dropout"]) for a in active if a.needs.get("dropout")]
-    for name, p in asked[1:]:
+    for name, p in asked[1:]:  # more dropout is not better, so the largest need would not do
         first, other = asked[0]
         if p != other:
-            yield (
-                f"plugin '{first}' needs dropout {other:g} and plugin '{name}' {p:g}, but a reward "
-                "model has one; set them alike"
-            )
+            both = f"plugin '{first}' needs dropout {other:g} and plugin '{name}' {p:g}"
+            yield f"{both}, but a reward model has one; set them alike"
 
 
 def columns(of: Sequence[Active], which: str) -> set[str]:
