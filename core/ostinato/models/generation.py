@@ -22,10 +22,8 @@ def stop_token(tokenizer: Any, settings: GenerationSection) -> int:
         return int(tokenizer.eos_token_id)
     known = tokenizer.get_vocab()
     if settings.stop not in known:
-        near = closest(settings.stop, known)
-        raise UserError(
-            f"generation.stop: '{settings.stop}' is no token of the policy's tokenizer{near}"
-        )
+        wrong = f"generation.stop: '{settings.stop}' is no token of the policy's tokenizer"
+        raise UserError(f"{wrong}{closest(settings.stop, known)}")
     return int(known[settings.stop])
 
 

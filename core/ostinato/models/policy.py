@@ -35,9 +35,8 @@ class Policy(nn.Module):
     def load(cls, section: PolicySection, temperature: float) -> Policy:
         """The policy that the run file names, checked for a head that is a plain matrix."""
         tokenizer = load_tokenizer(section, "policy")
-        policy = cls(
-            load_model(AutoModelForCausalLM, section, tokenizer, "policy"), tokenizer, temperature
-        )
+        lm = load_model(AutoModelForCausalLM, section, tokenizer, "policy")
+        policy = cls(lm, tokenizer, temperature)
         policy._check_head()
         return policy
 
@@ -88,10 +87,7 @@ class Policy(nn.Module):
         extra: dict[str, Tensor] = {}
         if not bool(samples.prompt_mask.all()):  # else the causal mask alone is right, and faster
             seen = torch.cat([samples.prompt_mask, samples.mask], dim=1)[:, :-1].long()
-            extra = {
-                "attention_mask": seen,
-                "position_ids": (seen.cumsum(1) - 1).clamp_min(0),
-            }
+            extra = {"attention_mask": seen, "position_ids": (seen.cumsum(1) - 1).clamp_min(0)}
         states = (trunk or self.lm.base_model)(input_ids=ids, use_cache=False, **extra)[0]
         found: Tensor = states[:, samples.prompt_ids.shape[1] - 1 :][samples.mask]
         return found
@@ -103,12 +99,12 @@ class Policy(nn.Module):
 
     def logprobs(self, samples: Samples) -> Tensor:
         """Log-probabilities of the response tokens (B, T), nats per token, 0 on padding."""
-        return spread(self._picked(self.logits(self.hidden(samples)), samples), samples.mask)
+        return spread(self._picked(self.hidden(samples), samples), samples.mask)
 
     def evaluate(self, samples: Samples) -> tuple[Tensor, Tensor]:
         """(logprobs, values), each (B, T), 0 on padding; values are 0 without a head."""
         hidden = self.hidden(samples)
-        picked = self._picked(self.logits(hidden), samples)
+        picked = self._picked(hidden, samples)
         values = torch.zeros_like(picked)
         if self.value_head is not None:
             if self.value_trunk is not None:
@@ -116,13 +112,11 @@ class Policy(nn.Module):
             values = self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1).float()
         return spread(picked, samples.mask), spread(values, samples.mask)
 
-    @staticmethod
-    def _picked(logits: Tensor, samples: Samples) -> Tensor:
-        tokens = samples.response_ids[samples.mask]
+    def _picked(self, hidden: Tensor, samples: Samples) -> Tensor:
+        logits, tokens = self.logits(hidden), samples.response_ids[samples.mask]
         return logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
 
 def spread(flat: Tensor, mask: Tensor) -> Tensor:
     """Values of the real tokens (R,) back in their places (B, T), 0 on padding."""
-    out = flat.new_zeros(mask.shape)
-    return out.masked_scatter(mask, flat)
+    return flat.new_zeros(mask.shape).masked_scatter(mask, flat)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ostinato.config.errors import NonFiniteError, UserError
-from ostinato.models.samples import Samples, Scores
+from ostinato.models.samples import Samples, Scores, Texts
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,7 @@ class Reward(ABC):
         """Calibrated scores of B samples; tokens are used as they are where tokenizers agree."""
 
     @abstractmethod
-    def score_text(
-        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
-    ) -> Scores:
+    def score_text(self, prompts: Texts, responses: Texts, finished: Sequence[bool]) -> Scores:
         """The same, from text."""
 
     @abstractmethod
@@ -56,15 +54,16 @@ class Reward(ABC):
     def to(self, device: torch.device) -> Self:
         """Move every member."""
 
-    def score(
-        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
-    ) -> Tensor:
+    def score(self, prompts: Texts, responses: Texts, finished: Sequence[bool]) -> Tensor:
         """Calibrated scores (B,) of text."""
         return self.score_text(prompts, responses, finished).score
 
 
 class CombinedReward(Reward):
-    """Several reward models, scored when asked and reduced: ``reduce((B, n) scores) -> (B,)``."""
+    """A lazy combination: every member of ``models`` scores, ``reduce`` takes (B, n) to (B,).
+
+    n counts the members, or with ``heads`` every head of each, all with mean 0 on the ruler.
+    """
 
     def __init__(
         self, models: Sequence[Reward], reduce: Callable[[Tensor], Tensor], heads: bool = False
@@ -86,28 +85,24 @@ class CombinedReward(Reward):
         columns = [f.parts.flatten(1) if self._heads else f.score[:, None] for f in found]
         each = torch.cat(columns, dim=1)  # (B, n)
         score = self._reduce(each)
+        said = "combine_rm: its reduce answered"
         if score.shape != (len(each),):
-            raise UserError(
-                f"combine_rm: its reduce answered shape {tuple(score.shape)} for scores of shape "
-                f"{tuple(each.shape)}, expected ({len(each)},)"
-            )
+            shapes = f"shape {tuple(score.shape)} for scores of shape {tuple(each.shape)}"
+            raise UserError(f"{said} {shapes}, expected ({len(each)},)")
         if not bool(score.isfinite().all()):
-            raise NonFiniteError("combine_rm: its reduce answered a score that is not finite")
-        heads = {f.parts.shape[-1] for f in found}
-        if len(heads) == 1:
-            parts = torch.cat([f.parts for f in found], dim=1)
-        else:  # models with different numbers of heads: each head counts as a member
-            parts = torch.cat([f.parts.flatten(1)[..., None] for f in found], dim=1)
+            raise NonFiniteError(f"{said} a score that is not finite")
+        alike = len({f.parts.shape[-1] for f in found}) == 1
+        # of models with different numbers of heads, each head counts as a member
+        parts = [f.parts if alike else f.parts.flatten(1)[..., None] for f in found]
         stds = [f.part_std for f in found if f.part_std is not None]
-        whole = len(stds) == len(found) and len(heads) == 1
-        return Scores(score - self.zero, parts, torch.cat(stds, dim=1) if whole else None)
+        whole = alike and len(stds) == len(found)
+        std = torch.cat(stds, dim=1) if whole else None
+        return Scores(score - self.zero, torch.cat(parts, dim=1), std)
 
     def score_samples(self, samples: Samples) -> Scores:
         return self._combine([m.score_samples(samples) for m in self._members])
 
-    def score_text(
-        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
-    ) -> Scores:
+    def score_text(self, prompts: Texts, responses: Texts, finished: Sequence[bool]) -> Scores:
         return self._combine([m.score_text(prompts, responses, finished) for m in self._members])
 
     def save(self, folder: Path) -> None:
@@ -117,14 +112,7 @@ class CombinedReward(Reward):
             member.save(folder / f"member-{i}")
 
 
-def combine(
-    models: Sequence[Reward], reduce: Callable[[Tensor], Tensor], heads: bool = False
-) -> Reward:
-    """A lazy combination: every member of ``models`` scores, ``reduce`` takes (B, n) to (B,).
-
-    n counts the members, or with ``heads`` every head of each, all with mean 0 on the ruler.
-    """
-    return CombinedReward(models, reduce, heads)
+combine = CombinedReward  # the name that plugins call
 
 
 def mean_over_members(scores: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from ostinato.models.loading import (
     vocabulary_key,
 )
 from ostinato.models.reward import Calibration, Reward, combine, mean_over_members
-from ostinato.models.samples import RMOutputs, Samples, Scores
+from ostinato.models.samples import RMOutputs, Samples, Scores, Texts
 
 SCORING_BATCH = 256  # responses in one forward pass
 PLUGIN_MODULES = "plugin_modules.safetensors"
@@ -205,27 +205,23 @@ class RewardModel(nn.Module, Reward):
         return [self]
 
     def encode(
-        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
+        self, prompts: Texts, responses: Texts, finished: Sequence[bool]
     ) -> tuple[list[list[int]], list[list[int]]]:
         """Token ids of prompts and responses in this model's own vocabulary."""
-        return (
-            prompt_tokens(self.tokenizer, prompts),
-            response_tokens(self.tokenizer, responses, finished, self.stop),
-        )
+        answers = response_tokens(self.tokenizer, responses, finished, self.stop)
+        return prompt_tokens(self.tokenizer, prompts), answers
 
     def joined(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(ids, mask, response mask), each (N, T), padded right; long prompts lose their start."""
-        rows, starts = [], []
-        for p, r in zip(prompts, responses, strict=True):
-            answer = list(r)[: self.max_tokens - 1]
-            prompt = list(p)[-(self.max_tokens - len(answer)) :]
-            rows.append(prompt + answer)
-            starts.append(len(prompt))
+        answers = [list(r)[: self.max_tokens - 1] for r in responses]
+        pairs = zip(prompts, answers, strict=True)
+        starts = [list(p)[-(self.max_tokens - len(answer)) :] for p, answer in pairs]
+        rows = [start + answer for start, answer in zip(starts, answers, strict=True)]
         ids, mask = padded(rows, self.tokenizer.pad_token_id)
-        place = torch.arange(ids.shape[1])
-        response = mask & (place >= torch.tensor(starts)[:, None])
+        lengths = torch.tensor([len(start) for start in starts])[:, None]
+        response = mask & (torch.arange(ids.shape[1]) >= lengths)
         device = self.model.device
         return ids.to(device), mask.to(device), response.to(device)
 
@@ -290,19 +286,16 @@ class RewardModel(nn.Module, Reward):
     def logits(self, samples: Samples) -> Tensor:
         """Raw logits (N, outputs) of samples."""
         if vocabulary_key(samples.tokenizer) != self.key:
-            texts = samples.prompts, samples.responses, samples.finished.tolist()
-            return self.raw(*self.encode(*texts))
-        if bool(samples.prompt_mask.all()):  # prompts of one length need no repacking
-            ids = torch.cat([samples.prompt_ids, samples.response_ids], dim=1)
-            mask = torch.cat([samples.prompt_mask, samples.mask], dim=1)
-            if ids.shape[1] <= self.max_tokens:
-                parts = zip(ids.split(SCORING_BATCH), mask.split(SCORING_BATCH), strict=True)
-                return torch.cat([self(i, m).logits[0] for i, m in parts])
-        return self.raw(*token_rows(samples))
+            finished = samples.finished.tolist()
+            return self.raw(*self.encode(samples.prompts, samples.responses, finished))
+        ids = torch.cat([samples.prompt_ids, samples.response_ids], dim=1)
+        mask = torch.cat([samples.prompt_mask, samples.mask], dim=1)
+        if bool(samples.prompt_mask.all()) and ids.shape[1] <= self.max_tokens:  # no repacking
+            parts = zip(ids.split(SCORING_BATCH), mask.split(SCORING_BATCH), strict=True)
+            return torch.cat([self(i, m).logits[0] for i, m in parts])
+        return self.raw(*samples.tokens)
 
-    def score_text(
-        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
-    ) -> Scores:
+    def score_text(self, prompts: Texts, responses: Texts, finished: Sequence[bool]) -> Scores:
         """Calibrated, through this model's own tokenizer."""
         return self._scores(self.raw(*self.encode(prompts, responses, finished)))
 
@@ -324,20 +317,12 @@ def saved_modules(state: Mapping[str, Tensor]) -> nn.ModuleDict:
     return made
 
 
-def token_rows(samples: Samples) -> tuple[list[list[int]], list[list[int]]]:
-    """Samples as unpadded lists of prompt and response ids."""
-    prompts = zip(samples.prompt_ids.cpu(), samples.prompt_mask.cpu(), strict=True)
-    responses = zip(samples.response_ids.cpu(), samples.mask.cpu(), strict=True)
-    return [p[m].tolist() for p, m in prompts], [r[m].tolist() for r, m in responses]
-
-
 def load_reward(folder: Path, readers: Mapping[str, Reader] = MEAN) -> Reward:
     """What :meth:`RewardModel.save` or a trained set of members wrote."""
     members = sorted(folder.glob("member-*"), key=lambda p: int(p.name.split("-")[1]))
-    if members:
-        found = [RewardModel.load_checkpoint(m, readers) for m in members]
-        return combine(found, mean_over_members)
-    return RewardModel.load_checkpoint(folder, readers)
+    if not members:
+        return RewardModel.load_checkpoint(folder, readers)
+    return combine([RewardModel.load_checkpoint(m, readers) for m in members], mean_over_members)
 
 
 def trained_reward(
@@ -348,10 +333,9 @@ def trained_reward(
     ``name`` is a path or hub name; ``readers`` those of the run's plugins, ``ctx.readers``. Raises
     UserError, naming ``key``, where there is none.
     """
-    if any(Path(name).glob("member-*")):
-        return load_reward(Path(name), readers)
-    config = from_checkpoint(AutoConfig, name, key)
-    if getattr(config, "ostinato", None) is not None and Path(name).is_dir():
-        return RewardModel.load_checkpoint(Path(name), readers)
+    folder = Path(name)
+    members = any(folder.glob("member-*"))
+    if members or (hasattr(from_checkpoint(AutoConfig, name, key), "ostinato") and folder.is_dir()):
+        return load_reward(folder, readers)
     section = RewardModelSection(model=name, max_tokens=max_tokens)
     return RewardModel.load(section, key=key, trained=True)

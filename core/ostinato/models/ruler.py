@@ -38,14 +38,11 @@ class Ruler:
 
     def save(self, folder: Path) -> None:
         """Write into an existing empty folder."""
-        made: dict[str, Tensor] = {}
+        found: dict[str, Any] = {"gold": self.gold, "rl_gold": self.rl_gold}
         for name in PARTS:
-            tensors = {k: v for k, v in vars(getattr(self, name)).items() if isinstance(v, Tensor)}
-            made |= {f"{name}.{key}": value.contiguous() for key, value in tensors.items()}
-        golds = {"gold": self.gold, "rl_gold": self.rl_gold}
-        save_file(
-            made | {k: v for k, v in golds.items() if v is not None}, folder / "ruler.safetensors"
-        )
+            found |= {f"{name}.{key}": value for key, value in vars(getattr(self, name)).items()}
+        tensors = {k: v.contiguous() for k, v in found.items() if isinstance(v, Tensor)}
+        save_file(tensors, folder / "ruler.safetensors")
 
     @classmethod
     def load(
@@ -53,19 +50,13 @@ class Ruler:
     ) -> Ruler:
         """What :meth:`save` wrote; ``texts`` are the prompts of each part."""
         found = load_file(folder / "ruler.safetensors")
-        parts = {
-            name: Samples(
-                tokenizer,
-                texts=texts[name],
-                **{
-                    key.removeprefix(f"{name}."): value.to(device)
-                    for key, value in found.items()
-                    if key.startswith(f"{name}.")
-                },
-            )
-            for name in PARTS
-        }
-        return cls(**parts, gold=found.get("gold"), rl_gold=found.get("rl_gold"))
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in PARTS}
+        for key, value in found.items():
+            name, _, tensor = key.partition(".")
+            if name in parts:
+                parts[name][tensor] = value.to(device)
+        made = {n: Samples(tokenizer, texts=texts[n], **parts[n]) for n in PARTS}
+        return cls(**made, gold=found.get("gold"), rl_gold=found.get("rl_gold"))
 
 
 @torch.no_grad()

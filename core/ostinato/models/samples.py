@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ostinato.models.loading import prompt_texts
 
+Texts = Sequence[str]
+
 
 @dataclass
 class Samples:
@@ -38,12 +40,12 @@ class Samples:
         """Prompt texts; special tokens that a template put in are part of them."""
         if self.texts is not None:
             return list(self.texts)
-        return prompt_texts(self.tokenizer, self._real(self.prompt_ids, self.prompt_mask))
+        return prompt_texts(self.tokenizer, self.tokens[0])
 
     @cached_property
     def responses(self) -> list[str]:
         """Response texts, without their stop token and special tokens."""
-        pairs = zip(self._real(self.response_ids, self.mask), self.finished.tolist(), strict=True)
+        pairs = zip(self.tokens[1], self.finished.tolist(), strict=True)
         rows = [row[:-1] if finished else row for row, finished in pairs]
         return [str(t) for t in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
@@ -52,19 +54,17 @@ class Samples:
         """Real response tokens, the stop token included (B,)."""
         return self.mask.sum(1)
 
-    @staticmethod
-    def _real(ids: Tensor, mask: Tensor) -> list[list[int]]:
-        pairs = zip(ids.tolist(), mask.tolist(), strict=True)
-        return [[token for token, real in zip(*pair, strict=True) if real] for pair in pairs]
+    @property
+    def tokens(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Token ids of prompts and of responses, unpadded."""
+        prompts = zip(self.prompt_ids.cpu(), self.prompt_mask.cpu(), strict=True)
+        responses = zip(self.response_ids.cpu(), self.mask.cpu(), strict=True)
+        return [p[m].tolist() for p, m in prompts], [r[m].tolist() for r, m in responses]
 
     def equal(self, other: Samples) -> Tensor:
         """Where the responses are the same tokens as another's (B,)."""
-        rows = zip(
-            self._real(self.response_ids, self.mask),
-            self._real(other.response_ids, other.mask),
-            strict=True,
-        )
-        return torch.tensor([a == b for a, b in rows])
+        rows = zip(self.tokens[1], other.tokens[1], strict=True)
+        return torch.tensor([mine == theirs for mine, theirs in rows])
 
     def to(self, device: torch.device) -> Samples:
         """The same on another device."""
@@ -74,15 +74,10 @@ class Samples:
     def rows(self, index: Tensor) -> Samples:
         """The samples at ``index``; response columns that became all padding are cut off."""
         width = max(1, int(self.mask[index].sum(1).max()))
-        return Samples(
-            self.tokenizer,
-            self.prompt_ids[index],
-            self.prompt_mask[index],
-            self.response_ids[index, :width],
-            self.mask[index, :width],
-            self.finished[index],
-            self.texts and [self.texts[i] for i in torch.arange(len(self))[index.cpu()]],
-        )
+        kept = {k: v[index] for k, v in vars(self).items() if isinstance(v, Tensor)}
+        kept |= {k: kept[k][:, :width] for k in ("response_ids", "mask")}
+        texts = self.texts and [self.texts[i] for i in torch.arange(len(self))[index.cpu()]]
+        return Samples(self.tokenizer, **kept, texts=texts)
 
 
 @dataclass
@@ -101,9 +96,7 @@ class Scores:
 class Scorer(Protocol):
     """The contract of every reward model, gold or proxy: text in, one score a response out."""
 
-    def score(
-        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
-    ) -> Tensor:
+    def score(self, prompts: Texts, responses: Texts, finished: Sequence[bool]) -> Tensor:
         """Scores (B,). ``finished``: the response ended with its stop token."""
 
 

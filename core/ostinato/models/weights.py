@@ -3,13 +3,15 @@
 No input is changed and no output shares memory with one; only :func:`follow` works in place, on a
 model. Arithmetic is in float32 (float64 where a weight is float64); each result is cast back to the
 dtype of the first state. What is not floating point (position ids, counters) is taken from the
-first state. Wherever keys, shapes or the kind of dtype differ, a ValueError names the first key
-that does.
+first state. ValueError on no states, or naming the first key whose presence, shape or kind of
+dtype differs.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -24,23 +26,16 @@ def average(states: Sequence[State]) -> dict[str, Tensor]:
     """Mean of one or more states, every one with the same weight.
 
     Wolf et al. 2025, section 2.2 (weight averaging of reward models; Ramé et al. 2024, WARM, arXiv
-    2401.12187). Raises ValueError on no states, or on ones that do not match.
+    2401.12187).
     """
-
-    def mean(*weights: Tensor) -> Tensor:
-        total = weights[0].clone()
-        for weight in weights[1:]:
-            total += weight
-        return total / len(weights)
-
-    return _merge(mean, *states)
+    return _merge(lambda *weights: functools.reduce(operator.add, weights) / len(weights), *states)
 
 
 def lerp(a: State, b: State, t: float) -> dict[str, Tensor]:
     """(1 - t) a + t b: exactly a at t = 0 and b at t = 1, and beyond them outside [0, 1].
 
     Ramé et al. 2024 (WARP, arXiv 2406.16768, section 3.3) go so from the initial policy towards the
-    trained one; Wolf et al. 2025, section 2.2. Raises ValueError when the states do not match.
+    trained one; Wolf et al. 2025, section 2.2.
     """
     return _merge(lambda x, y: (1 - t) * x + t * y, a, b)
 
@@ -51,25 +46,18 @@ def slerp(base: State, a: State, b: State, t: float) -> dict[str, Tensor]:
     slerp(d1, d2, t) = sin((1-t)W) / sin W d1 + sin(tW) / sin W d2, where W is the angle between d1
     and d2 (Ramé et al. 2024, WARP, arXiv 2406.16768, section 3.2; Shoemake 1985). Task vectors of
     equal norm keep it, where averaging shrinks it. Linear, (1-t) d1 + t d2, where sin W is near 0
-    (parallel or opposite) or a task vector is 0. Raises ValueError when the states do not match.
+    (parallel or opposite) or a task vector is 0.
     """
 
-    def interpolate(origin: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        d1, d2 = x - origin, y - origin
-        first, second = _slerp_coefficients(d1, d2, t)
-        return origin + first * d1 + second * d2
-
-    return _merge(interpolate, base, a, b)
+    return _merge(functools.partial(_slerp, t), base, a, b)
 
 
 def slerp_all(base: State, states: Sequence[State]) -> dict[str, Tensor]:
     """SLERP of one or more states: the m-th is taken in with :func:`slerp` at t = 1/m.
 
     Ramé et al. 2024 (WARP, arXiv 2406.16768, algorithm 1 with lambda = 1/M, extended to M > 2). For
-    two it is slerp at 1/2. Raises ValueError on no states, or on ones that do not match.
+    two it is slerp at 1/2.
     """
-    if not states:
-        raise ValueError("there are no states to merge")
     merged = average(states[:1])
     for m, state in enumerate(states[1:], start=2):
         merged = slerp(base, merged, state, 1 / m)
@@ -95,17 +83,17 @@ def distance(a: nn.Module, b: nn.Module) -> float:
     return math.sqrt(sum(float((x - y).square().sum()) for x, y in pairs))
 
 
-def _slerp_coefficients(d1: Tensor, d2: Tensor, t: float) -> tuple[float, float]:
-    """What slerp multiplies d1 and d2 with, for two tensors of one shape."""
+def _slerp(t: float, origin: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    d1, d2 = x - origin, y - origin
     norm1, norm2 = d1.norm().item(), d2.norm().item()
-    if norm1 == 0 or norm2 == 0:
-        return 1 - t, t
-    unit1, unit2 = d1 / norm1, d2 / norm2
-    # Kahan's form of the angle: acos of a cosine near 1 would lose half the digits.
-    angle = 2 * math.atan2((unit1 - unit2).norm().item(), (unit1 + unit2).norm().item())
-    if math.sin(angle) < _PARALLEL:
-        return 1 - t, t
-    return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
+    first, second = 1 - t, t
+    if norm1 and norm2:
+        unit1, unit2 = d1 / norm1, d2 / norm2
+        # Kahan's form of the angle: acos of a cosine near 1 would lose half the digits.
+        angle = 2 * math.atan2((unit1 - unit2).norm().item(), (unit1 + unit2).norm().item())
+        if (sine := math.sin(angle)) >= _PARALLEL:
+            first, second = math.sin((1 - t) * angle) / sine, math.sin(t * angle) / sine
+    return origin + first * d1 + second * d2
 
 
 @torch.no_grad()
@@ -131,8 +119,8 @@ def _check_match(first: State, other: State) -> None:
         if key not in first or key not in other:
             raise ValueError(f"states differ: {key!r} is missing from one")
         a, b = first[key], other[key]
+        where = f"states differ: {key!r} has"
         if a.shape != b.shape:
-            shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
-            raise ValueError(f"states differ: {key!r} has shapes {shapes}")
+            raise ValueError(f"{where} shapes {tuple(a.shape)} and {tuple(b.shape)}")
         if a.is_floating_point() != b.is_floating_point():
-            raise ValueError(f"states differ: {key!r} has dtypes {a.dtype} and {b.dtype}")
+            raise ValueError(f"{where} dtypes {a.dtype} and {b.dtype}")
