@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ValidationError,
-)
+from pydantic import BaseModel, ValidationError
 
-from ostinato.config.errors import closest
+from ostinato.config.errors import UserError, closest
 
 
 def _fields_at(schema: type[BaseModel], path: Sequence[Any]) -> list[str]:
@@ -34,25 +31,24 @@ EXPECTED = {
 }
 
 
-def describe_errors(
+def complaint(
     error: ValidationError, schema: type[BaseModel], where: str, below: str = ""
-) -> Iterator[str]:
-    """One sentence an error: where, which key, what was expected, the closest valid name.
+) -> UserError:
+    """A line an error: where, which key, what was expected, the closest valid name.
 
     ``below``: the key that the schema's own keys stand under.
     """
+    lines = []
     for one in error.errors():
         path = [str(p) for p in one["loc"] if not str(p).startswith(("function-", "dict["))]
         key = ".".join([below, *path] if below else path) or "settings"
         if one["type"] == "extra_forbidden":
-            hint = closest(path[-1], _fields_at(schema, path[:-1]))
-            yield f"{where}: {key}: unknown key{hint}"
-            continue
-        if one["type"] == "missing":
-            yield f"{where}: {key}: is missing"
-            continue
-        message = one["msg"].removeprefix("Value error, ")
-        message = message[:1].lower() + message[1:].partition(", unable to")[0]
-        message = EXPECTED.get(one["type"], message)
-        given = "" if one["type"] == "value_error" else f", got {one['input']!r}"[:120]
-        yield f"{where}: {key}: {message}{given}"
+            said = f"unknown key{closest(path[-1], _fields_at(schema, path[:-1]))}"
+        elif one["type"] == "missing":
+            said = "is missing"
+        else:
+            message = one["msg"].removeprefix("Value error, ").partition(", unable to")[0]
+            said = EXPECTED.get(one["type"], message[:1].lower() + message[1:])
+            said += "" if one["type"] == "value_error" else f", got {one['input']!r}"[:120]
+        lines.append(f"{where}: {key}: {said}")
+    return UserError("\n".join(lines))

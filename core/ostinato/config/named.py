@@ -26,9 +26,8 @@ def load_named(path: str, where: str, beside: Path | None = None) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (Exception, SystemExit) as error:  # whatever the module does when it is imported
         first = next(iter(str(error).splitlines()), "")
-        raise UserError(
-            f"{where}: '{path}' cannot be imported: {type(error).__name__}: {first}"
-        ) from error
+        fault = f"{type(error).__name__}: {first}"
+        raise UserError(f"{where}: '{path}' cannot be imported: {fault}") from error
 
 
 def _from_file(file: Path) -> Any:

@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
-from ostinato.config.complaints import describe_errors
+from ostinato.config.complaints import complaint
 from ostinato.config.errors import UserError, closest
 from ostinato.config.sections import RunConfig
-from ostinato.config.worlds import placed, world_folder, world_settings, worlds
+from ostinato.config.worlds import placed, world_folder, worlds
 from ostinato.config.yaml_files import YAMLError, parsed, read_file
 
 PATHS = ("model", "models", "tokenizer", "data", "against")  # settings that name files or folders
@@ -34,11 +32,10 @@ def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
     """Nested mappings as ``a.b.c`` keys."""
     if not isinstance(settings, Mapping) or not settings:
         return {prefix: settings}
-    return {
-        k: v
-        for key, value in settings.items()
-        for k, v in flat(value, f"{prefix}.{key}" if prefix else str(key)).items()
-    }
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
 
 
 def _override(text: str) -> tuple[list[str], Any]:
@@ -62,16 +59,12 @@ def _set_plugin(listed: Any, path: Sequence[str], value: Any) -> Any:
     """The list of plugins with one setting, ``path`` = name and key, changed."""
     if not isinstance(listed, list) or not all(isinstance(e, str | dict) for e in listed):
         return listed  # validation says what is wrong with it
-    key = f"--set plugins.{'.'.join(path)}"
+    key, (name, *rest) = f"--set plugins.{'.'.join(path)}", path
     entries = [{e: {}} if isinstance(e, str) else e for e in listed]
-    names = {name for entry in entries for name in entry}
-    if path[0] not in names:
-        raise UserError(f"{key}: the run lists no plugin '{path[0]}'{closest(path[0], names)}")
-    changed = _nested(path[1:], value)
-    return [
-        {path[0]: merged(entry[path[0]] or {}, changed)} if path[0] in entry else entry
-        for entry in entries
-    ]
+    if name not in (names := {one for entry in entries for one in entry}):
+        raise UserError(f"{key}: the run lists no plugin '{name}'{closest(name, names)}")
+    changed = _nested(rest, value)
+    return [{name: merged(e[name] or {}, changed)} if name in e else e for e in entries]
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
@@ -91,16 +84,18 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     for path, value in changes:
         if path[1:] not in [p for p, _ in of_plugins]:
             settings = merged(settings, _nested(path, value))
-    if isinstance(world := settings.get("world"), str):
-        settings = merged(world_settings(world, where), settings)
+    world = settings.get("world")
+    folder = world_folder(world, where) if isinstance(world, str) else None
+    if folder:
+        settings = merged(placed(read_file(folder / "world.yaml"), folder), settings)
     for path, value in of_plugins:
         settings["plugins"] = _set_plugin(settings.get("plugins"), path, value)
-    if isinstance(world, str) and "plugins" in settings:
-        settings["plugins"] = placed(settings["plugins"], str(world_folder(world, where)))
+    if folder and "plugins" in settings:
+        settings["plugins"] = placed(settings["plugins"], folder)
     try:
         config = RunConfig.model_validate(settings)
     except ValidationError as error:
-        raise UserError("\n".join(describe_errors(error, RunConfig, where))) from None
+        raise complaint(error, RunConfig, where) from None
     if config.gold is not None and isinstance(source, str | Path) and Path(source).is_file():
         config.gold._beside = Path(source).absolute().parent
     return config

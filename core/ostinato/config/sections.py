@@ -8,17 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-
-from ostinato.config.named import load_named
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ValidationInfo as Info
 
 Estimator = Literal["k1", "k2", "k3", "exact"]
 DATA = "file (.jsonl, .json, .csv, .txt, each also .gz; .parquet, .arrow), folder, or hub name"
@@ -31,7 +22,7 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _no_truth_for_a_number(cls, value: Any, info: Info) -> Any:
         """YAML reads yes, no, on and off as truth values, and pydantic takes those for 1 and 0."""
         kind = cls.model_fields[str(info.field_name)].annotation
         given = value if isinstance(value, list | tuple) else [value]
@@ -44,13 +35,9 @@ class ModelSection(Section):
     """Where a model comes from."""
 
     model: str | None = Field(None, description="hub name or path of a transformers checkpoint")
-    tokenizer: str | None = Field(
-        None, description="hub name or path, or 'bytes'; the model's own when left out"
-    )
+    tokenizer: str | None = Field(None, description="name, path or 'bytes'; else the model's own")
     random: dict[str, Any] | None = Field(
-        None,
-        description="build with random weights from this transformers config "
-        "(model_type and sizes) instead of loading",
+        None, description="build with random weights from this config: model_type and sizes"
     )
     trust_remote_code: bool = Field(False, description="run code that comes with the checkpoint")
 
@@ -75,9 +62,7 @@ class PolicySection(RequiredModelSection):
     """The policy that is sampled and optimised."""
 
     value: Literal["shared", "separate", "reward_model"] = Field(
-        "shared",
-        description="the value head sits on the policy's trunk, or on a copy of it, or the value "
-        "model starts as a copy of the newest reward model",
+        "shared", description="value head: on the policy's trunk, its copy, or the newest reward's"
     )
 
 
@@ -85,29 +70,22 @@ class RewardModelSection(RequiredModelSection):
     """The proxy reward models."""
 
     model: str | None = Field(
-        None,
-        description="hub name or path of a transformers checkpoint of a decoder, whose body gets "
-        "a fresh linear head",
+        None, description="hub name or path of a decoder, whose body gets a fresh linear head"
     )
     members: int = Field(1, ge=1, description="reward models trained an iteration")
-    epochs: float | None = Field(
-        None, gt=0, description="passes over the data, or give updates; 5 when neither is given"
-    )
+    epochs: float | None = Field(None, gt=0, description="passes over the data; 5, or give updates")
     updates: int | None = Field(None, ge=1, description="optimiser updates; or give epochs")
     batch: int = Field(32, ge=1, description="comparisons an optimiser update")
     accumulate: int = Field(1, ge=1, description="micro-batches an update")
     lr: float = Field(1e-5, gt=0, le=1, description="peak learning rate of AdamW")
-    lr_final: float = Field(
-        0.0, ge=0, le=1, description="learning rate at the end, after linear decay"
-    )
+    lr_final: float = Field(0.0, ge=0, le=1, description="learning rate after linear decay")
     warmup: int = Field(0, ge=0, description="updates of linear warm-up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient norm at which it is clipped")
     max_tokens: int = Field(1024, ge=2, description="longest prompt + response, in tokens")
     unit: Literal["training_std", "sft_std", "nats"] = Field(
         "training_std",
-        description="what a score of 1 is: a standard deviation over the model's training "
-        "responses, or over SFT responses, or a nat of held-out preferences, calibrated",
+        description="of scores: a std over training or SFT responses, or held-out nats",
     )
 
     @model_validator(mode="after")
@@ -125,22 +103,13 @@ class GoldSection(ModelSection):
     """The gold reward model that stands for the human: a checkpoint, or a function of text."""
 
     model: str | None = Field(
-        None,
-        description="hub name or path of a sequence-classification checkpoint with one label; "
-        "decoders read prompt + response, encoders the pair",
+        None, description="one-label checkpoint; decoders read prompt + response, encoders the pair"
     )
     function: str | None = Field(
-        None,
-        description="module:factory; the factory answers an object with `score`. The module is "
-        "an installed one, or else a file beside the run file",
+        None, description="module:factory of what has `score`; a module may lie beside the run file"
     )
-    _beside: Path | None = PrivateAttr(None)  # the run file's folder
+    _beside: Path | None = None  # the run file's folder
     batch: int = Field(64, ge=1, description="responses scored at once")
-
-    def factory(self) -> Any:
-        """What ``function`` names. Raises UserError where it cannot be imported."""
-        assert self.function is not None
-        return load_named(self.function, "gold.function", self._beside)
 
     @model_validator(mode="after")
     def _one(self) -> GoldSection:
@@ -171,15 +140,11 @@ class PromptsSection(Section):
     split: str = Field("train", description="split of a hub data set")
     field: str = Field("prompt", description="column with the prompt, where rows have one")
     template: str = Field(
-        "{prompt}",
-        description="how a row becomes a prompt: a format string over its columns, "
-        "or 'alpaca' or 'open-assistant'",
+        "{prompt}", description="format string over a row's columns, 'alpaca' or 'open-assistant'"
     )
     shares: Shares = Field(default_factory=Shares, description="share of each split")
     preference: int = Field(1000, ge=2, description="prompts of which pairs are sampled")
-    held_out: int = Field(
-        100, ge=0, description="further preference prompts whose pairs only measure accuracy"
-    )
+    held_out: int = Field(100, ge=0, description="further ones, whose pairs only measure accuracy")
     evaluation: int = Field(192, ge=4, description="evaluation prompts")
     fresh: bool = Field(False, description="draw new preference prompts in every iteration")
     max_tokens: int = Field(520, ge=1, description="longer prompts are left out")
@@ -219,9 +184,7 @@ class KLSection(Section):
 
     coefficient: float = Field(0.05, ge=0, description="coefficient of the per-token KL")
     estimator: Estimator = Field(
-        "k1",
-        description="the KL of a token: estimated from the sampled one, or exact over the "
-        "vocabulary; in the reward only k1 has the gradient of the KL",
+        "k1", description="of the sampled token, or exact; as a reward only k1 has KL's gradient"
     )
 
 
@@ -237,9 +200,7 @@ class RLSection(Section):
 
     rollouts: int | None = Field(None, ge=1, description="rollouts an iteration; or give updates")
     updates: int | None = Field(
-        None,
-        ge=1,
-        description="optimiser updates an iteration, if the algorithm trains on every response",
+        None, ge=1, description="updates an iteration, if the algorithm keeps every response"
     )
     rollout_size: int = Field(256, ge=1, description="responses a rollout")
     minibatch: int = Field(32, ge=1, description="responses an optimiser update")
@@ -252,9 +213,7 @@ class RLSection(Section):
     eps: float = Field(1e-5, gt=0, description="Adam's epsilon")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient norm at which it is clipped")
     clip_score: float | None = Field(None, gt=0, description="scores are cut to [-c, c]")
-    unfinished: Unfinished = Field(
-        default_factory=Unfinished, description="responses without a stop token"
-    )
+    unfinished: Unfinished = Field(Unfinished(), description="responses without a stop token")
 
     @field_validator("betas")
     @classmethod
@@ -265,21 +224,16 @@ class RLSection(Section):
 
     @model_validator(mode="after")
     def _sizes(self) -> RLSection:
-        if self.rollout_size % self.minibatch:
-            raise ValueError(
-                f"rollout_size {self.rollout_size} is no multiple of minibatch {self.minibatch}"
-            )
-        if self.minibatch % self.accumulate:
-            raise ValueError(
-                f"minibatch {self.minibatch} is no multiple of accumulate {self.accumulate}"
-            )
+        for whole, part in (("rollout_size", "minibatch"), ("minibatch", "accumulate")):
+            n, m = getattr(self, whole), getattr(self, part)
+            if n % m:
+                raise ValueError(f"{whole} {n} is no multiple of {part} {m}")
         if self.rollouts is not None and self.updates is not None:
             raise ValueError("give rollouts or updates, not both (set the world's to null)")
         per_rollout = self.epochs * self.rollout_size // self.minibatch
         if self.updates is not None:
             self.rollouts = math.ceil(self.updates / per_rollout)
-        self.rollouts = self.rollouts or 188
-        self.updates = None
+        self.rollouts, self.updates = self.rollouts or 188, None
         return self
 
 
@@ -307,9 +261,7 @@ class BackendSection(Section):
 
     device: Literal["auto", "cpu", "gpu"] = Field("auto", description="what accelerate should use")
     dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="fp32 on CPU, bf16 on GPU")
-    threads: int | None = Field(
-        None, ge=1, le=1024, description="torch threads; OMP_NUM_THREADS, or all cores"
-    )
+    threads: int | None = Field(None, ge=1, le=1024, description="torch's; OMP_NUM_THREADS, or all")
 
 
 def seconds(time: str) -> float:
@@ -326,13 +278,11 @@ def _nothing() -> Any:
 class RunConfig(Section):
     """A whole run file."""
 
-    world: str | None = Field(
-        None, description="an embedded world that supplies models and prompts"
-    )
+    world: str | None = Field(None, description="embedded world that supplies models and prompts")
     seed: int = Field(0, ge=0, description="seed of every random draw")
     iterations: int = Field(4, ge=1, description="iterations of the loop")
     plugins: list[str | dict[str, dict[str, Any] | None]] = Field(
-        default_factory=list, description="names, or {name: settings}; order matters in chains"
+        [], description="names, or {name: settings}; order matters in chains"
     )
     policy: PolicySection = Field(default_factory=_nothing)
     reward_model: RewardModelSection = Field(default_factory=_nothing)
@@ -366,11 +316,10 @@ class RunConfig(Section):
     @classmethod
     def _one_name_each(cls, value: Any) -> Any:
         for entry in value if isinstance(value, list) else ():
-            if isinstance(entry, str):
-                continue
-            if not isinstance(entry, Mapping) or len(entry) != 1:
+            one = {entry: None} if isinstance(entry, str) else entry
+            if not isinstance(one, Mapping) or len(one) != 1:
                 raise ValueError(f"{entry!r} should be a name, or one name with its settings")
-            name, settings = next(iter(entry.items()))
+            ((name, settings),) = one.items()
             if not isinstance(name, str) or not isinstance(settings, Mapping | None):
                 raise ValueError(f"{entry!r}: settings of a plugin should be a mapping")
         return value
@@ -385,6 +334,7 @@ class RunConfig(Section):
     def wanted_plugins(self) -> list[tuple[str, dict[str, Any]]]:
         """(name, settings) in the run file's order."""
         return [
-            (entry, {}) if isinstance(entry, str) else next((n, s or {}) for n, s in entry.items())
+            (name, settings or {})
             for entry in self.plugins
+            for name, settings in ({entry: None} if isinstance(entry, str) else entry).items()
         ]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ostinato.config.errors import UserError, closest
-from ostinato.config.yaml_files import read_file
 
 
 def worlds() -> dict[str, list[EntryPoint]]:
@@ -18,13 +17,6 @@ def worlds() -> dict[str, list[EntryPoint]]:
     for entry in entry_points(group="ostinato.worlds"):
         found.setdefault(entry.name, []).append(entry)
     return found
-
-
-def world_settings(name: str, where: str) -> dict[str, Any]:
-    """A world's settings; ``{world}`` in its strings becomes the folder it lies in."""
-    folder = world_folder(name, where)
-    made = read_file(folder / "world.yaml")
-    return {key: placed(value, str(folder)) for key, value in made.items()}
 
 
 def world_folder(name: str, where: str) -> Path:
@@ -45,9 +37,10 @@ def world_folder(name: str, where: str) -> Path:
     return Path(spec.origin).parent
 
 
-def placed(value: Any, folder: str) -> Any:
+def placed(value: Any, folder: Path) -> Any:
+    """Settings with ``{world}`` in their strings made into the folder that the world lies in."""
     if isinstance(value, dict):
         return {k: placed(v, folder) for k, v in value.items()}
     if isinstance(value, list):
         return [placed(v, folder) for v in value]
-    return value.replace("{world}", folder) if isinstance(value, str) else value
+    return value.replace("{world}", str(folder)) if isinstance(value, str) else value

@@ -19,12 +19,10 @@ from ostinato.config.errors import UserError, closest
 
 MOST = 10_000  # values in a file, every alias written out
 DEEPEST = 50
+TAG = "tag:yaml.org,2002:{}"
 NO_JSON = ("binary", "omap", "pairs", "set")
+AS_TEXT = ("timestamp", "value")
 WIDEST = 2**31 - 1  # columns before a line is broken
-
-
-def _tag(kind: str) -> str:
-    return f"tag:yaml.org,2002:{kind}"
 
 
 class Constructor(SafeConstructor):
@@ -32,8 +30,8 @@ class Constructor(SafeConstructor):
 
     yaml_constructors = {
         **SafeConstructor.yaml_constructors,
-        **dict.fromkeys(map(_tag, NO_JSON), SafeConstructor.construct_undefined),
-        **dict.fromkeys(map(_tag, ("timestamp", "value")), SafeConstructor.construct_yaml_str),
+        **dict.fromkeys(map(TAG.format, NO_JSON), SafeConstructor.construct_undefined),
+        **dict.fromkeys(map(TAG.format, AS_TEXT), SafeConstructor.construct_yaml_str),
     }
 
     def construct_document(self, node: Node) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from ostinato.config.errors import NonFiniteError, UserError
+from ostinato.config.named import load_named
 from ostinato.config.sections import GoldSection, RewardModelSection
 from ostinato.models.loading import from_checkpoint, load_weights
 from ostinato.models.reward_model import SCORING_BATCH, RewardModel
-from ostinato.models.samples import Samples, Scorer
+from ostinato.models.samples import Samples, Scorer, Texts
 
 SIGNATURE = (
     "expected score(prompts, responses, finished), lists of text, text and truth values, to answer "
@@ -31,7 +33,7 @@ def load_gold(section: GoldSection, device: torch.device) -> Scorer:
     or the checkpoint was not trained to score.
     """
     if section.function is not None:
-        return GoldFunction(section.function, _made(section))
+        return GoldFunction(section.function, _made(section.function, section._beside))
     if section.random is None and not _has_score(section):
         return GoldClassifier.load(section, device)
     shared = section.model_dump(exclude={"function", "batch"})
@@ -66,9 +68,7 @@ class GoldFunction:
     name: str
     made: Any
 
-    def score(
-        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
-    ) -> Tensor:
+    def score(self, prompts: Texts, responses: Texts, finished: Sequence[bool]) -> Tensor:
         """Scores (B,). Raises UserError, or NonFiniteError, that names the function."""
         whose = f"gold.function: the score of {self.name}()"
         try:
@@ -81,29 +81,24 @@ class GoldFunction:
             raise UserError(f"{whose} failed: {type(error).__name__}: {first}{hint}") from error
         if not isinstance(found, Tensor):
             raise UserError(f"{whose} is a {type(found).__name__}; {SIGNATURE}")
-        if found.shape != (len(prompts),):
-            wrong = f"has shape {tuple(found.shape)} for {len(prompts)} responses"
-            raise UserError(f"{whose} {wrong}; {SIGNATURE}")
+        shape, count = tuple(found.shape), len(prompts)
+        if shape != (count,):
+            raise UserError(f"{whose} has shape {shape} for {count} responses; {SIGNATURE}")
         if not bool(found.isfinite().all()):
             raise NonFiniteError(f"{whose} is not finite")
         return found
 
 
-def _made(section: GoldSection) -> Any:
+def _made(name: str, beside: Path | None) -> Any:
     """What the factory answers."""
-    name = section.function
-    assert name is not None
-    factory = section.factory()
+    factory = load_named(name, "gold.function", beside)
+    whose = f"gold.function: {name}()"
     try:
         made = factory()
     except (Exception, SystemExit) as error:
-        raise UserError(
-            f"gold.function: {name}() failed: {type(error).__name__}: {error}"
-        ) from error
+        raise UserError(f"{whose} failed: {type(error).__name__}: {error}") from error
     if not callable(getattr(made, "score", None)):
-        raise UserError(
-            f"gold.function: {name}() answered a {type(made).__name__} without score; {SIGNATURE}"
-        )
+        raise UserError(f"{whose} answered a {type(made).__name__} without score; {SIGNATURE}")
     return made
 
 
@@ -123,49 +118,38 @@ class GoldClassifier(nn.Module):
     @classmethod
     def load(cls, section: GoldSection, device: torch.device) -> GoldClassifier:
         """Raises UserError: not loadable, not trained to score, more than one label, no padding."""
-        auto, remote = AutoModelForSequenceClassification, section.trust_remote_code
-        model = load_weights(auto, section.model, "gold.model", trust_remote_code=remote)
-        if model.config.num_labels != 1:
-            raise UserError(
-                f"gold.model: '{section.model}' has {model.config.num_labels} labels, expected a "
-                "model with one, its score"
-            )
+        auto = AutoModelForSequenceClassification
+        remote = {"trust_remote_code": section.trust_remote_code}
+        model = load_weights(auto, section.model, "gold.model", **remote)
+        if (count := model.config.num_labels) != 1:
+            said = f"has {count} labels, expected a model with one, its score"
+            raise UserError(f"gold.model: '{section.model}' {said}")
         name = section.tokenizer or section.model
-        tokenizer = from_checkpoint(AutoTokenizer, name, "gold.tokenizer", trust_remote_code=remote)
+        tokenizer = from_checkpoint(AutoTokenizer, name, "gold.tokenizer", **remote)
         if tokenizer.pad_token_id is None:
             raise UserError(f"gold.tokenizer: '{name}' has no pad token")
         return cls(model, tokenizer).to(device)
 
     @torch.no_grad()
-    def score(
-        self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
-    ) -> Tensor:
+    def score(self, prompts: Texts, responses: Texts, finished: Sequence[bool]) -> Tensor:
         """Scores (B,), as raw logits. ``finished`` is not seen: pairs hold no stop token."""
+        how = {"padding": True, "truncation": True, "return_tensors": "pt"}
         found = []
         for start in range(0, len(prompts), SCORING_BATCH):
             part = slice(start, start + SCORING_BATCH)
-            pairs = self.tokenizer(
-                list(prompts[part]),
-                list(responses[part]),
-                padding=True,
-                truncation=True,
-                max_length=self.max_tokens,
-                return_tensors="pt",
-            ).to(self.model.device)
+            texts = list(prompts[part]), list(responses[part])
+            pairs = self.tokenizer(*texts, max_length=self.max_tokens, **how).to(self.model.device)
             found.append(self.model(**pairs).logits[:, 0].float())
         return torch.cat(found)
 
 
 def _has_score(section: GoldSection) -> bool:
     """Whether transformers gives this architecture a linear ``score``; no weight is made."""
-    config = from_checkpoint(
-        AutoConfig, section.model, "gold.model", trust_remote_code=section.trust_remote_code
-    )
+    remote = {"trust_remote_code": section.trust_remote_code}
+    config = from_checkpoint(AutoConfig, section.model, "gold.model", **remote)
     try:
         with torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(
-                config, trust_remote_code=section.trust_remote_code
-            )
+            model = AutoModelForSequenceClassification.from_config(config, **remote)
     except (ValueError, RuntimeError):  # no such class, or no meta tensors: loading says so
         return True
     return isinstance(getattr(model, "score", None), nn.Linear)
