@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import torch
@@ -18,7 +17,6 @@ from ostinato.contract.plugins import Plugins
 from ostinato.data.prompts import PromptSet
 from ostinato.models.generation import sample
 from ostinato.models.policy import Policy
-from ostinato.models.reward_model import token_rows
 from ostinato.models.samples import Samples
 
 SIDES = ("chosen", "rejected")
@@ -86,26 +84,21 @@ def collect(policy: Policy, prompts: PromptSet, ctx: Context, purpose: str) -> D
     k = ctx.config.preferences.responses
     samples = _drawn(policy, prompts, k, ctx, purpose, ctx.config.generation.preference_top_p)
     raw = ctx.gold_scores(samples)  # in fp32: rounded, one pair in a hundred would be tied
-    gold = [None] * len(samples) if raw is None else raw.tolist()
-    prompt_rows, response_rows = token_rows(samples)
-    finished = samples.finished.tolist()
+    prompt_rows, response_rows = samples.tokens
+    of_response = {
+        "": samples.responses,
+        "_ids": response_rows,
+        "_finished": samples.finished.tolist(),
+        "_index": [*range(k)] * len(prompts),
+        "_gold": [None] * len(samples) if raw is None else raw.tolist(),
+    }
     rows = []
     for group, prompt_id in enumerate(prompts.ids):
-        for i, j in combinations(range(k), 2):
-            row: dict[str, Any] = {
-                "group": group,
-                "prompt_id": prompt_id,
-                "iteration": ctx.iteration,
-                "prompt": prompts.texts[group],
-                "prompt_ids": prompt_rows[group * k],
-            }
-            for side, index in (("first", i), ("second", j)):
-                at = group * k + index
-                row[side] = samples.responses[at]
-                row[f"{side}_ids"] = response_rows[at]
-                row[f"{side}_finished"] = finished[at]
-                row[f"{side}_index"] = index
-                row[f"{side}_gold"] = gold[at]
+        for pair in combinations(range(group * k, (group + 1) * k), 2):
+            row = {"group": group, "prompt_id": prompt_id, "iteration": ctx.iteration}
+            row |= {"prompt": prompts.texts[group], "prompt_ids": prompt_rows[group * k]}
+            for side, at in zip(("first", "second"), pair, strict=True):
+                row |= {side + name: values[at] for name, values in of_response.items()}
             rows.append(row)
     return Dataset.from_list(rows)
 
@@ -113,7 +106,7 @@ def collect(policy: Policy, prompts: PromptSet, ctx: Context, purpose: str) -> D
 def collect_meta(policy: Policy, prompts: PromptSet, responses: int, ctx: Context) -> Dataset:
     """``responses`` unlabelled responses of the current policy to each prompt, a row a prompt."""
     samples = _drawn(policy, prompts, responses, ctx, "meta responses")
-    prompt_rows, response_rows = token_rows(samples)
+    prompt_rows, response_rows = samples.tokens
     finished = samples.finished.tolist()
     spans = [slice(i * responses, (i + 1) * responses) for i in range(len(prompts))]
     return Dataset.from_dict(

@@ -9,7 +9,7 @@ import io
 import json
 import re
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,10 @@ ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes "
     "the request.\n\n### Instruction:\n{instruction}\n\n### Response:\n"
 )
-OPEN_ASSISTANT = "<|prompter|>{instruction}<|endoftext|><|assistant|>"
+ASSISTANT = "<|prompter|>{instruction}<|endoftext|><|assistant|>"
 NAMED = {  # without and with a column `input`
     "alpaca": (ALPACA, ALPACA_WITH_INPUT),
-    "open-assistant": (
-        OPEN_ASSISTANT,
-        OPEN_ASSISTANT.replace("{instruction}", "{instruction}\n{input}"),
-    ),
+    "open-assistant": (ASSISTANT, ASSISTANT.replace("{instruction}", "{instruction}\n{input}")),
 }
 WIDEST = 1000  # characters that a template may pad a column to
 TEXTS = {".jsonl", ".json", ".csv", ".txt"}
@@ -79,8 +76,7 @@ class PromptSplits:
     @property
     def longest(self) -> int:
         """Tokens of the longest prompt."""
-        rows = self.preference.tokens + self.rl.tokens + self.evaluation.tokens
-        return max(len(row) for row in rows)
+        return max(map(len, self.preference.tokens + self.rl.tokens + self.evaluation.tokens))
 
 
 def read_rows(data: str, split: str, key: str) -> list[dict[str, Any]]:
@@ -95,9 +91,8 @@ def read_rows(data: str, split: str, key: str) -> list[dict[str, Any]]:
         kind = Path(data.removesuffix(".gz")).suffix
         rows = _read_text(path, kind, key) if kind in TEXTS else _read_dataset(path, data, split)
     except FileNotFoundError:  # a missing file, or `datasets`' word for a missing hub data set
-        raise UserError(
-            f"{key}: '{data}' is neither a file or folder here nor a data set on the hub"
-        ) from None
+        absent = "is neither a file or folder here nor a data set on the hub"
+        raise UserError(f"{key}: '{data}' {absent}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{key}: '{data}' is not valid JSON at line {error.lineno}") from None
     except UserError:
@@ -121,14 +116,12 @@ def _read_text(path: Path, kind: str, key: str) -> Any:
         if any(None in row for row in rows):
             raise ValueError("a row has more cells than the first line has names")
         return rows
+    found: list[Any] = []
     # not splitlines(): it breaks at U+2028 and U+0085 too, which JSON strings may hold as they are
-    lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    if kind == ".txt":
-        return [{"prompt": line} for _, line in lines]
-    found = []
-    for number, line in lines:
+    for number, line in enumerate(text.split("\n"), start=1):
         try:
-            found.append(json.loads(line))
+            if line.strip():
+                found.append({"prompt": line} if kind == ".txt" else json.loads(line))
         except json.JSONDecodeError:
             raise UserError(f"{key}: '{path}' is not valid JSON at line {number}") from None
     return found
@@ -137,12 +130,10 @@ def _read_text(path: Path, kind: str, key: str) -> Any:
 def _read_dataset(path: Path, name: str, split: str) -> list[dict[str, Any]]:
     import datasets
 
-    if path.suffix in {".arrow", ".parquet"} and not path.exists():
-        raise FileNotFoundError(name)
-    if path.suffix == ".arrow":
-        made = datasets.Dataset.from_file(str(path))
-    elif path.suffix == ".parquet":
-        made = datasets.Dataset.from_parquet(str(path))
+    kinds = {".arrow": datasets.Dataset.from_file, ".parquet": datasets.Dataset.from_parquet}
+    if path.suffix in kinds:
+        path.stat()  # raises FileNotFoundError
+        made = kinds[path.suffix](name)
     elif path.is_dir():
         made = datasets.load_from_disk(str(path))
         if isinstance(made, datasets.DatasetDict):
@@ -153,8 +144,7 @@ def _read_dataset(path: Path, name: str, split: str) -> list[dict[str, Any]]:
         raise ValueError(f"expected one of {', '.join(sorted(TEXTS))}, .parquet and .arrow")
     else:
         made = datasets.load_dataset(name, split=split)
-    rows: list[dict[str, Any]] = made.to_list()
-    return rows
+    return list(made.to_list())
 
 
 class _Filled(string.Formatter):
@@ -207,13 +197,12 @@ def text_of(row: Mapping[str, Any], column: str, where: str) -> str:
 
 def check_text(value: Any, column: str, where: str) -> None:
     """UserError for what is neither text nor a number."""
-    found = f"a {type(value).__name__}"
     if isinstance(value, str):
         found = "half a surrogate pair" if re.search("[\ud800-\udfff]", value) else ""
-    elif type(value) in {int, float}:
-        found = ""
     elif value is None:
         found = "nothing"
+    else:
+        found = "" if type(value) in {int, float} else f"a {type(value).__name__}"
     if found:
         hint = "; conversations are not read" if isinstance(value, list | dict) else ""
         raise UserError(f"a row of {where} has {found} in its column '{column}', not text{hint}")
@@ -235,7 +224,6 @@ def split_of(text: str, shares: Shares) -> str:
 
 def split_texts(settings: PromptsSection) -> dict[str, dict[int, str]]:
     """Distinct prompt texts by split, by position in the data."""
-    assert settings.data is not None
     rows = read_rows(settings.data, settings.split, "prompts.data")
     where = f"prompts.data '{settings.data}'"
     found: dict[str, dict[int, str]] = {"preference": {}, "rl": {}, "evaluation": {}}
@@ -245,22 +233,17 @@ def split_texts(settings: PromptsSection) -> dict[str, dict[int, str]]:
         if text not in seen:
             seen.add(text)
             found[split_of(text, settings.shares)][i] = text
-    _check_enough({name: len(texts) for name, texts in found.items()}, settings, "distinct ones")
+    _check_enough(found, settings, "distinct ones")
     return found
 
 
-def _check_enough(counts: Mapping[str, int], settings: PromptsSection, kind: str) -> None:
-    wanted = {
-        "preference": settings.preference + settings.held_out,
-        "rl": 1,
-        "evaluation": settings.evaluation,
-    }
-    for name, n in wanted.items():
-        if counts[name] < n:
+def _check_enough(found: Mapping[str, Sized], settings: PromptsSection, kind: str) -> None:
+    pairs, total = settings.preference + settings.held_out, sum(map(len, found.values()))
+    for name, n in (("preference", pairs), ("rl", 1), ("evaluation", settings.evaluation)):
+        if len(found[name]) < n:
             raise UserError(
-                f"prompts: {settings.data} gives {counts[name]} {name} prompts of "
-                f"{sum(counts.values())} {kind}, but {n} are asked for; change prompts.{name}, "
-                "prompts.shares or the data"
+                f"prompts: {settings.data} gives {len(found[name])} {name} prompts of {total} "
+                f"{kind}, but {n} are asked for; change prompts.{name}, prompts.shares or the data"
             )
 
 
@@ -270,15 +253,11 @@ def load_prompts(settings: PromptsSection, tokenizer: Any) -> PromptSplits:
     Raises UserError where a split then holds fewer than the settings ask for.
     """
     made: dict[str, PromptSet] = {}
-    for name, texts in split_texts(settings).items():
-        tokens = prompt_tokens(tokenizer, list(texts.values()))
-        kept = [
-            (i, text, row)
-            for (i, text), row in zip(texts.items(), tokens, strict=True)
-            if 0 < len(row) <= settings.max_tokens
-        ]
-        made[name] = PromptSet([k[0] for k in kept], [k[1] for k in kept], [k[2] for k in kept])
-    counts = {name: len(found) for name, found in made.items()}
-    _check_enough(counts, settings, f"of at most {settings.max_tokens} tokens")
-    made["evaluation"] = made["evaluation"].take(range(settings.evaluation))
+    for name, found in split_texts(settings).items():
+        texts = list(found.values())
+        whole = PromptSet(list(found), texts, prompt_tokens(tokenizer, texts))
+        lengths = enumerate(map(len, whole.tokens))
+        made[name] = whole.take(i for i, length in lengths if 0 < length <= settings.max_tokens)
+    _check_enough(made, settings, f"of at most {settings.max_tokens} tokens")
+    made["evaluation"] = made["evaluation"].first(settings.evaluation)
     return PromptSplits(**made)
