@@ -54,7 +54,6 @@ _HOME = {
             "PreferenceBatch",
             "RewardBatch",
             "Rollout",
-            "Ruler",
         ),
         "contract.context": ("Context",),
         "contract.events": ("Event",),

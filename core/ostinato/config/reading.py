@@ -59,7 +59,8 @@ def _set_plugin(listed: Any, path: Sequence[str], value: Any) -> Any:
     """The list of plugins with one setting, ``path`` = name and key, changed."""
     if not isinstance(listed, list) or not all(isinstance(e, str | dict) for e in listed):
         return listed  # validation says what is wrong with it
-    key, (name, *rest) = f"--set plugins.{'.'.join(path)}", path
+    key = f"--set plugins.{'.'.join(path)}"
+    name, *rest = path
     entries = [{e: {}} if isinstance(e, str) else e for e in listed]
     if name not in (names := {one for entry in entries for one in entry}):
         raise UserError(f"{key}: the run lists no plugin '{name}'{closest(name, names)}")

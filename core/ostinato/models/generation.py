@@ -32,12 +32,11 @@ def check_length(
 ) -> None:
     """UserError where prompt and response (in tokens) do not fit into the model's context."""
     room = getattr(model.config, "max_position_embeddings", None)
-    if room is not None and longest_prompt + settings.max_new_tokens > room:
-        raise UserError(
-            f"generation.max_new_tokens {settings.max_new_tokens} after a prompt of "
-            f"{longest_prompt} tokens exceeds the {whose}'s context of {room}; lower it or "
-            "prompts.max_tokens"
-        )
+    asked = settings.max_new_tokens
+    if room is not None and longest_prompt + asked > room:
+        whole = f"generation.max_new_tokens {asked} after a prompt of {longest_prompt} tokens"
+        hint = "lower it or prompts.max_tokens"
+        raise UserError(f"{whole} exceeds the {whose}'s context of {room}; {hint}")
 
 
 @torch.no_grad()

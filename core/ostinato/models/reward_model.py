@@ -12,11 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ostinato.config.draws import Draws
 from ostinato.config.errors import NonFiniteError, UserError
@@ -113,10 +109,8 @@ class RewardModel(nn.Module, Reward):
             kinds = getattr(model.config, "architectures", None) or []
             headless = any(kind.endswith("ForSequenceClassification") for kind in kinds)
             if section.model and headless and not model.config.tie_word_embeddings:
-                raise UserError(
-                    f"{key}.model: a plugin needs the language-model head, and the checkpoint "
-                    f"'{section.model}' is a {kinds[0]} without one"
-                )
+                lack = f"the checkpoint '{section.model}' is a {kinds[0]} without one"
+                raise UserError(f"{key}.model: a plugin needs the language-model head, and {lack}")
             lm = load_model(AutoModelForCausalLM, section, tokenizer, key)
             made.lm_head = copy.deepcopy(lm.get_output_embeddings())
         return made
