@@ -11,7 +11,7 @@ from pathlib import Path
 from ostinato.contract.activation import Active
 from ostinato.contract.discovery import default_owners, discover
 from ostinato.contract.hookspecs import KINDS
-from ostinato.contract.together import columns
+from ostinato.contract.plugins import columns
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 

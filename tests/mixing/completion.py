@@ -1,6 +1,6 @@
 """What a mixture of plugins needs beside it, and in which order: searched for in what they declare.
 
-No plugin is known by name here: the checks are those of :mod:`ostinato.contract.together`.
+No plugin is known by name here: the checks are those of :mod:`ostinato.contract.plugins`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from itertools import combinations
 
 from ostinato.contract.activation import Active, declared
 from ostinato.contract.discovery import default_owners
-from ostinato.contract.together import columns, faults, idle_columns, missing_columns, with_defaults
+from ostinato.contract.plugins import columns, faults, idle_columns, missing_columns, with_defaults
 
 Mixture = tuple[list[Active], list[str]]
 

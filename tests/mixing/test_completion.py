@@ -10,8 +10,7 @@ from mixing.completion import Mixing
 from ostinato import UserError
 from ostinato.contract.discovery import default_owners, discover, hooks_of
 from ostinato.contract.hookspecs import KINDS
-from ostinato.contract.plugins import activate
-from ostinato.contract.together import columns
+from ostinato.contract.plugins import activate, columns
 
 BUILT_IN = [n for n, claims in discover().items() if any(c.built_in for c in claims)]
 DEFAULTS = default_owners()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -34,7 +35,7 @@ def check_answer(plugin: str, hook: str, answer: Any, arguments: Mapping[str, An
         raise wrong(plugin, hook, f"answered {fault}")
 
 
-def _mapping_fault(answer: Any, right: Callable[[Any], bool], wanted: str) -> str | None:
+def _mapping_fault(answer: Any, right: Callable[[Any], bool], wanted: str, **_: Any) -> str | None:
     if not isinstance(answer, Mapping):
         return f"{_kind(answer)}, expected a mapping"
     odd = next((key for key, value in answer.items() if not right(value)), None)
@@ -57,10 +58,6 @@ def _displacements(answer: Any, parameters: Mapping[str, Any], **_: Any) -> str 
         if found != wanted:
             return f"'{name}' of shape {found}, expected the parameter's {wanted}"
     return None
-
-
-def _numbers(answer: Any, **_: Any) -> str | None:
-    return _mapping_fault(answer, _is_number, "a number")
 
 
 def _coefficient(answer: Any, **_: Any) -> str | None:
@@ -107,18 +104,6 @@ def whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-CHECKS: Mapping[str, Callable[..., str | None]] = {
-    "rm_loss": terms_fault,
-    "policy_loss": terms_fault,
-    "meta_update": _displacements,
-    "evaluate": _numbers,
-    "kl_coefficient": _coefficient,
-    "preference_loss": _losses,
-    "label": _labels,
-    "policy_algorithm": _algorithm,
-}
-
-
 def _is_truth(value: Any) -> bool:
     return isinstance(value, bool)
 
@@ -135,3 +120,15 @@ def _is_number(value: Any) -> bool:
 
 def _kind(value: Any) -> str:
     return f"a {type(value).__name__}"
+
+
+CHECKS: Mapping[str, Callable[..., str | None]] = {
+    "rm_loss": terms_fault,
+    "policy_loss": terms_fault,
+    "meta_update": _displacements,
+    "evaluate": partial(_mapping_fault, right=_is_number, wanted="a number"),
+    "kl_coefficient": _coefficient,
+    "preference_loss": _losses,
+    "label": _labels,
+    "policy_algorithm": _algorithm,
+}
