@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -85,7 +86,7 @@ def collect(policy: Policy, prompts: PromptSet, ctx: Context, purpose: str) -> D
     samples = _drawn(policy, prompts, k, ctx, purpose, ctx.config.generation.preference_top_p)
     raw = ctx.gold_scores(samples)  # in fp32: rounded, one pair in a hundred would be tied
     prompt_rows, response_rows = samples.tokens
-    of_response = {
+    of_response: dict[str, list[Any]] = {
         "": samples.responses,
         "_ids": response_rows,
         "_finished": samples.finished.tolist(),
@@ -95,8 +96,13 @@ def collect(policy: Policy, prompts: PromptSet, ctx: Context, purpose: str) -> D
     rows = []
     for group, prompt_id in enumerate(prompts.ids):
         for pair in combinations(range(group * k, (group + 1) * k), 2):
-            row = {"group": group, "prompt_id": prompt_id, "iteration": ctx.iteration}
-            row |= {"prompt": prompts.texts[group], "prompt_ids": prompt_rows[group * k]}
+            row: dict[str, Any] = {
+                "group": group,
+                "prompt_id": prompt_id,
+                "iteration": ctx.iteration,
+                "prompt": prompts.texts[group],
+                "prompt_ids": prompt_rows[group * k],
+            }
             for side, at in zip(("first", "second"), pair, strict=True):
                 row |= {side + name: values[at] for name, values in of_response.items()}
             rows.append(row)

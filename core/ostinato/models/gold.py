@@ -119,7 +119,7 @@ class GoldClassifier(nn.Module):
     def load(cls, section: GoldSection, device: torch.device) -> GoldClassifier:
         """Raises UserError: not loadable, not trained to score, more than one label, no padding."""
         auto = AutoModelForSequenceClassification
-        remote = {"trust_remote_code": section.trust_remote_code}
+        remote: dict[str, Any] = {"trust_remote_code": section.trust_remote_code}
         model = load_weights(auto, section.model, "gold.model", **remote)
         if (count := model.config.num_labels) != 1:
             said = f"has {count} labels, expected a model with one, its score"
