@@ -40,7 +40,8 @@ from ostinato.contract.batches import PolicyHandle
 from ostinato.contract.context import Context
 from ostinato.contract.plugins import Plugins, activate
 from ostinato.data.preferences import refine_data
-from ostinato.engine.reward_training import RewardTrainer, held_out_accuracy
+from ostinato.engine.calibration import held_out_accuracy
+from ostinato.engine.reward_training import RewardTrainer
 from ostinato.machine.backend import Backend
 from ostinato.models.loading import load_tokenizer
 from ostinato.models.policy import Policy
@@ -120,11 +121,18 @@ class World:
 
     def __post_init__(self) -> None:
         self.config = load_config(CONFIG)
-        self.backend = Backend(self.config.backend)
+        backend = Backend(self.config.backend)
         self.draws = Draws(self.seed, 1)
         self.tokenizer = load_tokenizer(self.config.policy, "policy")
         handle = PolicyHandle("sft", _no_policy)
-        self.ctx = Context(self.config, self.draws, self.backend.device, handle, iteration=1)
+        self.ctx = Context(
+            self.config,
+            self.draws,
+            backend.device,
+            handle,
+            iteration=1,
+            autocast=backend.autocast,
+        )
         self.votes: dict[str, Dataset] = {}
         with self.draws.forked("body"):
             self.initial = RewardModel.load(self.config.reward_model)
@@ -135,7 +143,7 @@ class World:
         def log(kind: str, **row: Any) -> None:
             """Training curves are not kept."""
 
-        return RewardTrainer(plugins, self.ctx, self.backend, log, self.tokenizer)
+        return RewardTrainer(plugins, self.ctx, log, self.tokenizer)
 
     def refined(self, data: Dataset, wanted: Wanted) -> Dataset:
         """The data after these plugins; the votes are made once."""
@@ -157,7 +165,7 @@ class World:
         start = self.initial.with_head(self.draws)
         epochs = updates * self.config.reward_model.batch / len(data)
         model = self.trainer(activate([], "fit"))(start, data, epochs=epochs)
-        found = held_out_accuracy(model, held_out, self.tokenizer)
+        found = held_out_accuracy(model, held_out, self.tokenizer)["accuracy"]
         assert found is not None  # there are no ties
         return found
 

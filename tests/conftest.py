@@ -81,7 +81,8 @@ class RewardKit:
 
         backend = Backend(self.ctx.config.backend.model_copy(update={"threads": 1}))
         tokenizer = load_tokenizer(self.ctx.config.policy, "policy")
-        return RewardTrainer(self.plugins, self.ctx.at(**at), backend, log, tokenizer, meta, plain)
+        ctx = self.ctx.at(device=backend.device, autocast=backend.autocast, **at)
+        return RewardTrainer(self.plugins, ctx, log, tokenizer, meta, plain)
 
     def batch(self, data: Dataset, model: RewardModel, groups: list[int] | None = None) -> Any:
         """A PreferenceBatch of these groups, or of all."""

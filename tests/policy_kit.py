@@ -169,11 +169,11 @@ class PolicyKit:
             self.rows.append(row)
 
         texts = [" ".join(map(str, prompt)) for prompt in prompts]
+        backend = Backend(self.config.backend)
         chosen = PromptSet(list(range(len(prompts))), texts, [*map(list, prompts)])
         return PolicyTrainer(
             self.plugins,
-            self.ctx,
-            Backend(self.config.backend),
+            self.ctx.at(device=backend.device, autocast=backend.autocast),
             self.directory,  # type: ignore[arg-type]
             "iteration-1/policy",
             chosen,

@@ -140,14 +140,14 @@ def main() -> None:
     ctx = Context(
         config,
         Draws(common.SEED, iteration=1),
-        torch.device("cpu"),
+        backend.device,
         PolicyHandle("sft", lambda: policy),
         iteration=1,
+        autocast=backend.autocast,
     )
     optimise = PolicyTrainer(
         activate(config.wanted_plugins, "benchmark"),
         ctx,
-        backend,
         NoDirectory(),
         "policy",
         prompts,

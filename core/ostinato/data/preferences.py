@@ -83,7 +83,7 @@ def collect(policy: Policy, prompts: PromptSet, ctx: Context, purpose: str) -> D
     text, _ids (the policy's tokens, stop token included), _finished, _index and _gold (or null).
     """
     k = ctx.config.preferences.responses
-    samples = _drawn(policy, prompts, k, ctx, purpose, ctx.config.generation.preference_top_p)
+    samples = drawn(policy, prompts, k, ctx, purpose, ctx.config.generation.preference_top_p)
     raw = ctx.gold_scores(samples)  # in fp32: rounded, one pair in a hundred would be tied
     prompt_rows, response_rows = samples.tokens
     of_response: dict[str, list[Any]] = {
@@ -111,7 +111,7 @@ def collect(policy: Policy, prompts: PromptSet, ctx: Context, purpose: str) -> D
 
 def collect_meta(policy: Policy, prompts: PromptSet, responses: int, ctx: Context) -> Dataset:
     """``responses`` unlabelled responses of the current policy to each prompt, a row a prompt."""
-    samples = _drawn(policy, prompts, responses, ctx, "meta responses")
+    samples = drawn(policy, prompts, responses, ctx, "meta responses")
     prompt_rows, response_rows = samples.tokens
     finished = samples.finished.tolist()
     spans = [slice(i * responses, (i + 1) * responses) for i in range(len(prompts))]
@@ -126,7 +126,7 @@ def collect_meta(policy: Policy, prompts: PromptSet, responses: int, ctx: Contex
     )
 
 
-def _drawn(
+def drawn(
     policy: Policy, prompts: PromptSet, count: int, ctx: Context, purpose: str, top_p: float = 1.0
 ) -> Samples:
     """``count`` responses to each prompt, those of one prompt side by side."""

@@ -1,7 +1,8 @@
-"""Calibrate a reward model: its zero on the ruler, and the unit that the run file asks for."""
+"""Calibrate a reward model (its zero on the ruler, its unit), and measure its accuracy."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from datasets import Dataset
 
 from ostinato.data.preferences import SIDES
 from ostinato.engine.session import Session
-from ostinato.measures import mean_and_std, temperature
+from ostinato.measures import mean_and_std, pairwise_accuracy, temperature
 from ostinato.models.loading import padded
 from ostinato.models.reward import Reward
 from ostinato.models.reward_model import RewardModel
@@ -43,10 +44,30 @@ def responses(data: Dataset, side: str, tokenizer: Any) -> Samples:
     return Samples(tokenizer, *padded(prompts, pad, left=True), *padded(answers, pad), finished)
 
 
+def scores_of(reward: Reward, samples: Samples) -> torch.Tensor:
+    """Scores (B,) in fp32, as the ruler's: whatever the policy is optimised in."""
+    return reward.score_samples(samples).score.float().cpu()
+
+
 def score(reward: Reward, data: Dataset, side: str, tokenizer: Any) -> torch.Tensor:
     """Scores (rows,) of the chosen or the rejected responses."""
-    samples = responses(data, side, tokenizer).to(reward.members[0].model.device)
-    return reward.score_samples(samples).score.float().cpu()
+    device = reward.members[0].model.device
+    return scores_of(reward, responses(data, side, tokenizer).to(device))
+
+
+def held_out_accuracy(reward: Reward, data: Dataset, tokenizer: Any) -> dict[str, float | None]:
+    """Shares of held-out comparisons that the model orders rightly; its own ties count half.
+
+    ``accuracy`` is by gold, or by the labels without a gold model; ``accuracy_labels`` by the
+    labels, whose errors a model learns too (Secrets II, 2.5). Comparisons that gold (or a label of
+    .5) ties are left out; None if no other is left.
+    """
+    scores = [score(reward, data, side, tokenizer) for side in SIDES]
+    labels = data["label"][:], [1 - p for p in data["label"]]
+    golds = data["chosen_gold"][:], data["rejected_gold"][:]
+    truths = {"accuracy": labels if None in golds[0] else golds, "accuracy_labels": labels}
+    shares = {key: pairwise_accuracy(*scores, *truth) for key, truth in truths.items()}
+    return {key: None if math.isnan(share) else share for key, share in shares.items()}
 
 
 def spread_part(data: Dataset) -> Dataset:

@@ -10,8 +10,11 @@ from datasets import Dataset
 from torch import Tensor
 
 from ostinato.contract.batches import PreferenceBatch
+from ostinato.data.preferences import SIDES
 from ostinato.models.loading import vocabulary_key
 from ostinato.models.reward_model import RewardModel
+
+Rows = Sequence[Sequence[int]]
 
 
 class Comparisons:
@@ -22,28 +25,20 @@ class Comparisons:
     def __init__(self, data: Dataset, model: RewardModel, policy_tokenizer: Any) -> None:
         self.columns = data.to_dict()
         self.model = model
-        same = vocabulary_key(policy_tokenizer) == model.key
-        self.tokens = {side: self._rows(side, same) for side in ("chosen", "rejected")}
-        self.groups: list[list[int]] = list(self._grouped().values())
-        of_sides = tuple(c for c in self.columns if c.startswith(("chosen", "rejected")))
-        self.extra = [c for c in self.columns if c not in {*self.OWN, *of_sides}]
+        self.tokens = {}
+        for side in SIDES:
+            ids = self.columns["prompt_ids"], self.columns[f"{side}_ids"]
+            texts = self.columns["prompt"], self.columns[side], self.columns[f"{side}_finished"]
+            found = tokens_of(model, policy_tokenizer, ids, texts)
+            self.tokens[side] = list(zip(*found, strict=True))
+        by_key: dict[tuple[int, int], list[int]] = {}
+        for i, key in enumerate(zip(self.columns["iteration"], self.columns["group"], strict=True)):
+            by_key.setdefault(key, []).append(i)
+        self.groups = list(by_key.values())
+        self.extra = [c for c in self.columns if c not in self.OWN and not c.startswith(SIDES)]
 
     def __len__(self) -> int:
         return len(self.columns["label"])
-
-    def _rows(self, side: str, same: bool) -> list[tuple[list[int], list[int]]]:
-        if same:
-            return list(zip(self.columns["prompt_ids"], self.columns[f"{side}_ids"], strict=True))
-        found = self.model.encode(
-            self.columns["prompt"], self.columns[side], self.columns[f"{side}_finished"]
-        )
-        return list(zip(*found, strict=True))
-
-    def _grouped(self) -> dict[tuple[int, int], list[int]]:
-        found: dict[tuple[int, int], list[int]] = {}
-        for i, key in enumerate(zip(self.columns["iteration"], self.columns["group"], strict=True)):
-            found.setdefault(key, []).append(i)
-        return found
 
     def batch(self, groups: Sequence[int]) -> PreferenceBatch:
         """The comparisons of these groups; a response that stands in several is one row."""
@@ -53,7 +48,7 @@ class Comparisons:
         for place, group in enumerate(groups):
             for i in self.groups[group]:
                 ends = []
-                for side in ("chosen", "rejected"):
+                for side in SIDES:
                     key = (place, self.columns[f"{side}_index"][i])
                     if key not in places:
                         places[key] = len(responses)
@@ -89,6 +84,19 @@ class Comparisons:
             weight=numbers("weight", comparisons, torch.float32),
             extra={c: [self.columns[c][i] for i in comparisons] for c in self.extra},
         )
+
+
+def tokens_of(
+    model: RewardModel,
+    policy_tokenizer: Any,
+    ids: tuple[Rows, Rows],
+    texts: tuple[Sequence[str], Sequence[str], Sequence[bool]],
+) -> tuple[Rows, Rows]:
+    """Prompts and responses in the model's vocabulary: the policy's ``ids`` where it is the same.
+
+    ``texts``: the prompts, the responses, and whether each is finished.
+    """
+    return ids if vocabulary_key(policy_tokenizer) == model.key else model.encode(*texts)
 
 
 def ranks(pairs: Tensor, label: Tensor, group: Tensor) -> Tensor:

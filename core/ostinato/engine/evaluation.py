@@ -14,32 +14,13 @@ from ostinato.config.errors import NonFiniteError
 from ostinato.contract.context import Context, Evaluation
 from ostinato.contract.plugins import Plugins
 from ostinato.data.prompts import PromptSet
-from ostinato.engine.calibration import over_training, spread_part
-from ostinato.machine.backend import Backend
+from ostinato.engine.calibration import over_training, scores_of, spread_part
 from ostinato.measures import mean_and_error, mean_and_std, mmd2, spearman, standardise, wins
 from ostinato.models.generation import sample
 from ostinato.models.kl import kl_per_response
 from ostinato.models.policy import Policy
 from ostinato.models.reward import Reward
-from ostinato.models.ruler import Ruler
 from ostinato.models.samples import Samples
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Mean and std of a reward over a fixed sample; a reward without spread has no scale."""
-
-    mean: float
-    std: float | None
-
-    @classmethod
-    def of(cls, values: Tensor) -> Scale:
-        """The scale that these values (n,) make."""
-        return cls(*mean_and_std(values))
-
-    def __call__(self, values: Tensor) -> Tensor | None:
-        """Values on this scale."""
-        return None if self.std is None else standardise(values, self.mean, self.std)
 
 
 @dataclass
@@ -50,45 +31,54 @@ class Evaluator:
     """
 
     prompts: PromptSet
-    ruler: Ruler
-    sft: Policy
     reference: Policy
     reward: Reward
     latest: Reward
     data: Dataset
     plugins: Plugins
     ctx: Context
-    backend: Backend
 
     def __post_init__(self) -> None:
-        self.before = self.ruler.evaluation
-        self.sft_proxy = self.scores(self.reward, self.before)
-        self.sft_latest = self.scores(self.latest, self.before)
-        self.proxy_scale, self.latest_scale = Scale.of(self.sft_proxy), Scale.of(self.sft_latest)
-        self.gold_scale = Scale(0, None) if self.ruler.gold is None else Scale.of(self.ruler.gold)
-        tokenizer = self.before.tokenizer
-        self.proxy_training = Scale.of(over_training(self.reward, self.data, tokenizer))
+        assert self.ctx.ruler is not None
+        self.sft, self.before = self.ctx.sft.load(), self.ctx.ruler.evaluation
+        self.sft_scores = self._scores(self.before, self.ctx.ruler.gold)
+        self.sft_scale = {name: mean_and_std(x) for name, x in self.sft_scores.items()}
+        trained = over_training(self.reward, self.data, self.before.tokenizer)
+        self.training_scale = {"proxy": mean_and_std(trained)}
         part = spread_part(self.data)
         golds = [*part["chosen_gold"], *part["rejected_gold"]]
-        known = None not in golds
-        self.gold_training = Scale.of(torch.tensor(golds)) if known else Scale(0, None)
+        if None not in golds:
+            self.training_scale["gold"] = mean_and_std(torch.tensor(golds))
 
     @torch.no_grad()
     def __call__(self, policy: Policy, step: int) -> dict[str, Any]:
         """Sample, score and measure; see docs/concepts for each column and its unit."""
         ctx = self.ctx.at(step=step)
-        samples = self._draw(policy, ctx.generator("evaluation", policy.lm.device))
-        proxy = self.scores(self.reward, samples)
-        latest = proxy if self.latest is self.reward else self.scores(self.latest, samples)
-        gold = ctx.gold_scores(samples)
-        with self.backend.autocast():
+        samples = self._draw(policy, "evaluation", ctx)
+        scores = self._scores(samples, ctx.gold_scores(samples))
+        with ctx.autocast():
             kl = kl_init = kl_per_response(policy, self.sft, samples)
             if self.reference is not self.sft:
                 kl_init = kl_per_response(policy, self.reference, samples)
-        found = self._found(policy, samples, proxy, latest, gold, kl, ctx)
+        found = Evaluation(
+            policy=policy,
+            sft=self.sft,
+            reward=self.reward,
+            samples=samples,
+            proxy=scores["proxy"],
+            latest=scores["latest"],
+            gold=self._on_sft("gold", scores),
+            kl=kl,
+            sft_samples=self.before,
+            sft_gold=self._on_sft("gold", self.sft_scores),
+            draw=lambda purpose, other=policy: self._draw(other, purpose, ctx),
+            proxy_of=lambda of: scores_of(self.reward, of),
+            latest_of=lambda of: scores_of(self.latest, of),
+            gold_of=self._gold_of,
+        )
         return {
-            **self._wins(samples, proxy, latest, gold),
-            **self._standardised(proxy, latest, gold),
+            **self._wins(samples, scores),
+            **self._standardised(scores),
             "kl": float(kl.mean()),
             "kl_init": float(kl_init.mean()),
             "length": float(samples.lengths.float().mean()),
@@ -97,84 +87,63 @@ class Evaluator:
             **self._of_plugins(ctx.at(evaluation=found)),
         }
 
-    def _wins(
-        self, samples: Samples, proxy: Tensor, latest: Tensor, gold: Tensor | None
-    ) -> dict[str, float | None]:
+    def _draw(self, policy: Policy, purpose: str, ctx: Context) -> Samples:
+        settings, generator = ctx.config.generation, ctx.generator(purpose, policy.lm.device)
+        with ctx.autocast():
+            return sample(policy, self.prompts.tokens, settings, generator, self.prompts.texts)
+
+    def _scores(self, samples: Samples, gold: Tensor | None) -> dict[str, Tensor]:
+        """Scores (B,) by R_k and by the newest model, and ``gold`` where there is a gold model."""
+        proxy = scores_of(self.reward, samples)
+        latest = proxy if self.latest is self.reward else scores_of(self.latest, samples)
+        return {"proxy": proxy, "latest": latest} | ({} if gold is None else {"gold": gold})
+
+    def _on_sft(self, name: str, scores: dict[str, Tensor]) -> Tensor | None:
+        return on_scale(scores.get(name), self.sft_scale.get(name))
+
+    def _gold_of(self, samples: Samples) -> Tensor | None:
+        if samples is self.before:
+            return self._on_sft("gold", self.sft_scores)
+        return on_scale(self.ctx.gold_scores(samples), self.sft_scale.get("gold"))
+
+    def _wins(self, samples: Samples, scores: dict[str, Tensor]) -> dict[str, float | None]:
         """Shares of prompts on which the policy's response beats the SFT policy's; the gap."""
         same = samples.equal(self.before)
-        by = {
-            "proxy": wins(proxy, self.sft_proxy, same),
-            "latest": wins(latest, self.sft_latest, same),
-        }
-        made: dict[str, float | None] = {}
-        if gold is not None:
-            assert self.ruler.gold is not None
-            by["gold"] = wins(gold, self.ruler.gold, same)
-        for name, won in by.items():
-            made[f"{name}_wins"], made[f"{name}_wins_se"] = mean_and_error(won)
-        for name, key in (("proxy", "gap"), ("latest", "gap_latest")):
-            found = mean_and_error(by[name] - by["gold"]) if "gold" in by else (None, None)
-            made[key], made[f"{key}_se"] = found
-        return {"gold_wins": None, "gold_wins_se": None, **made}
+        each = {f"{n}_wins": wins(x, self.sft_scores[n], same) for n, x in scores.items()}
+        if "gold_wins" in each:
+            each["gap"] = each["proxy_wins"] - each["gold_wins"]
+            each["gap_latest"] = each["latest_wins"] - each["gold_wins"]
+        row: dict[str, float | None] = {}
+        for name in ("gold_wins", "proxy_wins", "latest_wins", "gap", "gap_latest"):
+            found = mean_and_error(each[name]) if name in each else (None, None)
+            row[name], row[f"{name}_se"] = found
+        return row
 
-    def _standardised(
-        self, proxy: Tensor, latest: Tensor, gold: Tensor | None
-    ) -> dict[str, float | None]:
+    def _standardised(self, scores: dict[str, Tensor]) -> dict[str, float | None]:
         """Means on the scale of SFT responses and on that of D_k; MMD and rank correlation."""
-        own, golds = self.proxy_scale(proxy), None if gold is None else self.gold_scale(gold)
-        trained = {
-            "proxy": self.proxy_training(proxy),
-            "gold": None if gold is None else self.gold_training(gold),
-        }
-        means = {f"{key}_training_std": mean(value) for key, value in trained.items()}
-        old = means["proxy_training_std"], means["gold_training_std"]
-        alone = [None if x is None else Scale.of(x)(x) for x in (proxy, gold)]
+        proxy, gold = scores["proxy"], scores.get("gold")
+        own, golds = self._on_sft("proxy", scores), self._on_sft("gold", scores)
+        proxy_trained = mean(on_scale(proxy, self.training_scale["proxy"]))
+        gold_trained = mean(on_scale(gold, self.training_scale.get("gold")))
+        gap = None
+        if proxy_trained is not None and gold_trained is not None:
+            gap = proxy_trained - gold_trained
+        alone = [None if x is None else on_scale(x, mean_and_std(x)) for x in (proxy, gold)]
         return {
             "gold_sft_std": mean(golds),
             "proxy_sft_std": mean(own),
-            "latest_sft_std": mean(self.latest_scale(latest)),
-            **means,
-            "gap_training_std": None if None in old else old[0] - old[1],  # type: ignore[operator]
+            "latest_sft_std": mean(self._on_sft("latest", scores)),
+            "proxy_training_std": proxy_trained,
+            "gold_training_std": gold_trained,
+            "gap_training_std": gap,
             "mmd": mmd(own, golds),
             "mmd_batch": mmd(*alone),
             "spearman": None if gold is None else number(spearman(proxy, gold)),
         }
 
-    def _found(
-        self,
-        policy: Policy,
-        samples: Samples,
-        proxy: Tensor,
-        latest: Tensor,
-        gold: Tensor | None,
-        kl: Tensor,
-        ctx: Context,
-    ) -> Evaluation:
-        """What ``evaluate`` hooks are given."""
-
-        def draw(purpose: str, other: Policy = policy) -> Samples:
-            return self._draw(other, ctx.generator(purpose, other.lm.device))
-
-        return Evaluation(
-            policy=policy,
-            sft=self.sft,
-            reward=self.reward,
-            samples=samples,
-            proxy=proxy,
-            latest=latest,
-            gold=None if gold is None else self.gold_scale(gold),
-            kl=kl,
-            sft_samples=self.before,
-            sft_gold=self._gold_of(self.before),
-            draw=draw,
-            proxy_of=lambda of: self.scores(self.reward, of),
-            latest_of=lambda of: self.scores(self.latest, of),
-            gold_of=self._gold_of,
-        )
-
     def _texts(self, found: Evaluation) -> list[dict[str, Any]]:
         """A few responses with their scores, on the scale of SFT responses."""
-        proxy = self.proxy_scale(found.proxy)
+        proxy = on_scale(found.proxy, self.sft_scale["proxy"])
         return [
             {
                 "prompt": found.samples.prompts[i],
@@ -199,18 +168,12 @@ class Evaluator:
                 made[f"{name}/{key}"] = float(value)
         return made
 
-    def _draw(self, policy: Policy, generator: torch.Generator) -> Samples:
-        with self.backend.autocast():
-            settings, prompts = self.ctx.config.generation, self.prompts
-            return sample(policy, prompts.tokens, settings, generator, prompts.texts)
 
-    def scores(self, reward: Reward, samples: Samples) -> Tensor:
-        """Scores (B,) in fp32, as the ruler's: whatever the policy is optimised in."""
-        return reward.score_samples(samples).score.float().cpu()
-
-    def _gold_of(self, samples: Samples) -> Tensor | None:
-        raw = self.ruler.gold if samples is self.before else self.ctx.gold_scores(samples)
-        return None if raw is None else self.gold_scale(raw)
+def on_scale(values: Tensor | None, scale: tuple[float, float | None] | None) -> Tensor | None:
+    """Values standardised by mean and std; None without values, or where there is no std."""
+    if values is None or scale is None or scale[1] is None:
+        return None
+    return standardise(values, scale[0], scale[1])
 
 
 def mean(values: Tensor | None) -> float | None:
@@ -220,7 +183,7 @@ def mean(values: Tensor | None) -> float | None:
 
 def mmd(a: Tensor | None, b: Tensor | None) -> float | None:
     """Squared MMD; null where a reward has no scale."""
-    return None if a is None or b is None else float(mmd2(a, b))
+    return None if a is None or b is None else mmd2(a, b)
 
 
 def number(value: float) -> float | None:

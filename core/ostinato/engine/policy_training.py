@@ -15,7 +15,6 @@ from ostinato.contract.plugins import Plugins
 from ostinato.data.prompts import PromptSet
 from ostinato.engine.policy_update import PolicyUpdate
 from ostinato.engine.rollouts import Rollouts
-from ostinato.machine.backend import Backend
 from ostinato.models.policy import Policy
 from ostinato.models.reward import Reward
 from ostinato.runs.checkpoints import (
@@ -40,7 +39,6 @@ class PolicyTrainer:
 
     plugins: Plugins
     ctx: Context
-    backend: Backend
     directory: RunDirectory
     stage: str
     prompts: PromptSet
@@ -71,7 +69,7 @@ class PolicyTrainer:
         settings = self.ctx.config.rl
         assert settings.rollouts is not None
         algorithm = self._algorithm()
-        policy = initial.copy().to(self.backend.device)
+        policy = initial.copy().to(self.ctx.device)
         if algorithm.uses_values:
             policy.with_value(self.ctx.config.policy.value, self.latest)
         own = initial if on_update is None else initial.copy()  # what is given is never changed
@@ -79,7 +77,7 @@ class PolicyTrainer:
         optimiser = torch.optim.Adam(
             policy.parameters(), lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True
         )
-        shared = (self.plugins, self.backend, policy, anchor, algorithm, name)
+        shared = (self.plugins, policy, anchor, algorithm, name)
         rollouts = Rollouts(*shared, self.prompts, reward_model)
         update = PolicyUpdate(*shared, optimiser, on_update)
         moving = {"policy.": policy} | ({"reference.": anchor} if on_update else {})
@@ -96,10 +94,7 @@ class PolicyTrainer:
                 row |= update(rollout, whole, self.updates, ctx)
             kl, self.updates = row["kl"], row["updates"]
             row["actions"] = self.plugins.taken_actions()
-            row["seconds"] = {
-                "rollout": sampled - started,
-                "update": time.perf_counter() - sampled,
-            }
+            row["seconds"] = {"rollout": sampled - started, "update": time.perf_counter() - sampled}
             self.log("policy", name=name, step=step + 1, total=settings.rollouts, **row)
             last = step + 1 == settings.rollouts
             if evaluate and (last or (step + 1) % self.ctx.config.evaluation.every == 0):

@@ -16,7 +16,6 @@ from ostinato.contract.algorithms import terms_of
 from ostinato.contract.batches import PolicyAlgorithm, PolicyOutputs, Rollout
 from ostinato.contract.context import Context
 from ostinato.contract.plugins import Plugins
-from ostinato.machine.backend import Backend
 from ostinato.models.policy import Policy
 
 
@@ -29,7 +28,6 @@ class PolicyUpdate:
     """
 
     plugins: Plugins
-    backend: Backend
     policy: Policy
     anchor: Policy
     algorithm: PolicyAlgorithm
@@ -105,7 +103,7 @@ class PolicyUpdate:
         settings = ctx.config.rl
         for micro in rows.split(settings.minibatch // settings.accumulate):
             part = rollout.rows(micro)
-            with self.backend.autocast():
+            with ctx.autocast():
                 logprobs, values = self.policy.evaluate(part.samples)
             yield part, PolicyOutputs(logprobs, values, self.policy, self.anchor)
 
@@ -113,7 +111,7 @@ class PolicyUpdate:
         """The algorithm's terms, then those of every plugin with ``policy_loss``."""
         owner = self.plugins.owners["policy_algorithm"]
         terms = terms_of(owner, self.algorithm, part, outputs)
-        with self.backend.autocast():  # a term may take forward passes of its own
+        with ctx.autocast():  # a term may take forward passes of its own
             answers = list(self.plugins.each("policy_loss", batch=part, outputs=outputs, ctx=ctx))
         for name, extra in answers:
             terms |= {f"{name}/{term}": value for term, value in extra.items()}

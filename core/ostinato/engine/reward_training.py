@@ -20,13 +20,12 @@ from ostinato.contract.answers import wrong
 from ostinato.contract.batches import PreferenceBatch
 from ostinato.contract.context import Context
 from ostinato.contract.plugins import Plugins
-from ostinato.engine.comparisons import Comparisons
-from ostinato.machine.backend import Backend
-from ostinato.measures import pairwise_accuracy
-from ostinato.models.loading import vocabulary_key
+from ostinato.engine.comparisons import Comparisons, tokens_of
 from ostinato.models.reward_model import RewardModel
 
 Log = Callable[..., None]
+PROMPT = ("prompt", "prompt_ids")  # columns of unlabelled responses: one entry a prompt
+RESPONSE = ("responses", "response_ids", "finished")  # several
 
 
 def set_dropout(body: nn.Module, p: float) -> None:
@@ -47,7 +46,6 @@ class RewardTrainer:
 
     plugins: Plugins
     ctx: Context
-    backend: Backend
     log: Log
     policy_tokenizer: Any
     meta: Dataset | None = None
@@ -74,7 +72,7 @@ class RewardTrainer:
         if train not in {"all", "head"}:
             raise ValueError(f"train should be 'all' or 'head', got {train!r}")
         settings = self.ctx.config.reward_model
-        model = initial.copy().to(self.backend.device)
+        model = initial.copy().to(self.ctx.device)
         self._add_modules(model)
         comparisons = Comparisons(data, model, self.policy_tokenizer)
         groups = len(comparisons.groups)
@@ -83,9 +81,8 @@ class RewardTrainer:
         peak = settings.lr if lr is None else lr
         recent: deque[float] = deque(maxlen=10)
         with self._training(model, train == "head") as parameters:
-            optimiser = torch.optim.AdamW(
-                parameters.values(), lr=peak, weight_decay=settings.weight_decay
-            )
+            decay = settings.weight_decay
+            optimiser = torch.optim.AdamW(parameters.values(), lr=peak, weight_decay=decay)
             order = self._order(groups, per_batch, purpose)
             for step, batch in zip(range(total), order, strict=False):
                 for group in optimiser.param_groups:
@@ -97,15 +94,8 @@ class RewardTrainer:
                     row = self._update(model, parts, parameters, optimiser, purpose, ctx)
                 recent.append(row["terms"][self.plugins.owners["preference_loss"]])
                 self.updates += 1
-                self.log(
-                    "reward_model",
-                    member=self.ctx.member,
-                    purpose=purpose,
-                    step=step + 1,
-                    total=total,
-                    **row,
-                    actions=self.plugins.taken_actions(),
-                )
+                row |= {"member": ctx.member, "purpose": purpose, "step": step + 1, "total": total}
+                self.log("reward_model", **row, actions=self.plugins.taken_actions())
                 if stop_loss is not None and sum(recent) / len(recent) < stop_loss:
                     break
         return model
@@ -138,7 +128,7 @@ class RewardTrainer:
                     made = make(size)
                 if active.name in model.plugin_modules:  # trained before, maybe by another process
                     made.load_state_dict(model.plugin_modules[active.name].state_dict())
-                model.plugin_modules[active.name] = made.to(self.backend.device)
+                model.plugin_modules[active.name] = made.to(self.ctx.device)
 
     def _total(self, groups: int, per_batch: int, epochs: float | None) -> int:
         settings = self.ctx.config.reward_model
@@ -200,9 +190,8 @@ class RewardTrainer:
         with torch.no_grad():
             for name, kept in held.items():
                 parameters[name].copy_(kept)
-        norm = nn.utils.clip_grad_norm_(
-            parameters.values(), self.ctx.config.reward_model.max_grad_norm
-        )
+        max_norm = ctx.config.reward_model.max_grad_norm
+        norm = nn.utils.clip_grad_norm_(parameters.values(), max_norm)
         total = sum(terms.values())
         if not math.isfinite(total) or not math.isfinite(float(norm)):
             bad = [n for n, v in terms.items() if not math.isfinite(v)] or ["gradient"]
@@ -226,7 +215,7 @@ class RewardTrainer:
     ) -> tuple[Tensor, dict[str, float], float]:
         """(this micro-batch's share of the loss, its terms, comparisons that came out right)."""
         views = 1 if self.plain else self.plugins.need("views") or 1
-        with self.backend.autocast():
+        with self.ctx.autocast():
             outputs = model(batch.input_ids, batch.mask, views)
         if views > 1 and bool((outputs.hidden[0] == outputs.hidden[1]).all()):
             raise UserError(
@@ -264,18 +253,9 @@ class RewardTrainer:
         if self.plain or not self.plugins.implementing("meta_update"):
             return {}
         batch = self._meta_rows(ctx)
-
-        def score() -> Tensor:
-            if batch is None:
-                raise UserError("a meta_update hook asks for meta responses that no plugin needs")
-            prompts, responses, count = self._meta_tokens(model, batch)
-            ids, mask, _ = model.joined(prompts, responses)
-            with self.backend.autocast():
-                logits = model(ids, mask).logits[0]
-            return model.read(logits).score.view(-1, count)
-
+        given = {"parameters": parameters, "loss": loss, "meta_batch": batch}
+        given["score"] = lambda: self._meta_scores(model, batch)
         total: dict[str, Tensor] = {}
-        given = {"parameters": parameters, "loss": loss, "score": score, "meta_batch": batch}
         for name, answer in self.plugins.each("meta_update", **given, ctx=ctx):
             if unknown := set(answer) - set(parameters):
                 raise wrong(name, "meta_update", f"names no parameter '{min(unknown)}'")
@@ -295,42 +275,16 @@ class RewardTrainer:
         found: dict[str, Any] = self.meta[rows[:count].tolist()]
         return found
 
-    def _meta_tokens(
-        self, model: RewardModel, batch: Mapping[str, Any]
-    ) -> tuple[list[list[int]], list[list[int]], int]:
+    def _meta_scores(self, model: RewardModel, batch: Mapping[str, Any] | None) -> Tensor:
+        """Scores (prompts, responses) of unlabelled responses, with their graph."""
+        if batch is None:
+            raise UserError("a meta_update hook asks for meta responses that no plugin needs")
         count = len(batch["responses"][0])
-        if vocabulary_key(self.policy_tokenizer) == model.key:
-            prompts = [row for row in batch["prompt_ids"] for _ in range(count)]
-            return prompts, [r for rows in batch["response_ids"] for r in rows], count
-        found = model.encode(
-            [p for p in batch["prompt"] for _ in range(count)],
-            [r for rows in batch["responses"] for r in rows],
-            [f for rows in batch["finished"] for f in rows],
-        )
-        return *found, count
-
-
-def raw_scores(model: RewardModel, data: Dataset, policy_tokenizer: Any, side: str) -> Tensor:
-    """Raw scores (rows,) of the chosen or the rejected responses."""
-    tokens = Comparisons(data, model, policy_tokenizer).tokens[side]
-    prompts, responses = (list(column) for column in zip(*tokens, strict=True))
-    return model.read(model.raw(prompts, responses)).score.float().cpu()
-
-
-def held_out_accuracy(
-    model: RewardModel, data: Dataset, policy_tokenizer: Any, by: str = "gold"
-) -> float | None:
-    """Share of held-out comparisons that the model orders as gold does; its own ties count half.
-
-    ``by="labels"``: as the labeller does, whose errors a model learns too (Secrets II, 2.5).
-    Without a gold model the labels stand for it. Comparisons that gold (or a label of .5) ties are
-    left out; None if no other is left.
-    """
-    chosen, rejected = (
-        raw_scores(model, data, policy_tokenizer, side) for side in ("chosen", "rejected")
-    )
-    truth = data["chosen_gold"][:], data["rejected_gold"][:]
-    if by == "labels" or None in truth[0]:
-        truth = data["label"][:], [1 - p for p in data["label"]]
-    share = pairwise_accuracy(chosen, rejected, *truth)
-    return None if math.isnan(share) else share
+        prompts, prompt_ids = ([p for p in batch[c] for _ in range(count)] for c in PROMPT)
+        responses, ids, finished = ([r for rows in batch[c] for r in rows] for c in RESPONSE)
+        texts = prompts, responses, finished
+        tokens = tokens_of(model, self.policy_tokenizer, (prompt_ids, ids), texts)
+        input_ids, mask, _ = model.joined(*tokens)
+        with self.ctx.autocast():
+            logits = model(input_ids, mask).logits[0]
+        return model.read(logits).score.view(-1, count)

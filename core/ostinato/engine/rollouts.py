@@ -20,7 +20,6 @@ from ostinato.contract.batches import PolicyAlgorithm, PolicyOutputs, RewardBatc
 from ostinato.contract.context import Context
 from ostinato.contract.plugins import Plugins
 from ostinato.data.prompts import PromptSet
-from ostinato.machine.backend import Backend
 from ostinato.models.generation import sample
 from ostinato.models.kl import estimated_kl
 from ostinato.models.policy import Policy
@@ -36,7 +35,6 @@ class Rollouts:
     """
 
     plugins: Plugins
-    backend: Backend
     policy: Policy
     anchor: Policy
     algorithm: PolicyAlgorithm
@@ -54,23 +52,40 @@ class Rollouts:
         is of all responses; the rollout holds those that the algorithm keeps.
         """
         scored, values, outputs = self._scored(ctx)
-        score = scored.score  # (B,), as the reward model gave it
         scored.kl_coefficient = self._coefficient(ctx, kl)
-        rewards = self._transformed(scored, ctx)
+        rewards = self._transformed(scored, ctx)  # of it only score and kl_scale (B,) count
         each = self._kl(scored, ctx)  # (B, T)
-        rollout = self._rewarded(scored, rewards, values, each, ctx)
+        final = finish_penalty(rewards.score, scored.finished, ctx.config.rl)  # (B,)
+        per_sample = scored.kl_coefficient * rewards.kl_scale  # (B,)
+        in_reward = self.algorithm.kl_in_reward
+        rollout = Rollout(
+            samples=scored.samples,
+            mask=scored.mask,
+            score=final,
+            rewards=token_rewards(final, each, per_sample, scored.mask, in_reward),
+            logprobs=scored.logprobs,
+            ref_logprobs=scored.ref_logprobs,
+            values=values,
+            kl_coefficient=per_sample,
+            group=scored.group,
+            finished=scored.finished,
+            advantages=torch.zeros_like(values),
+            returns=torch.zeros_like(values),
+        )
+        kept = self._with_advantages(rollout)
+        score = scored.score  # (B,), as the reward model gave it
         row = {
             "score": float(score.mean()),
             "score_std": float(score.std()) if len(score) > 1 else 0.0,
-            "reward": float(rollout.score.mean()),
+            "reward": float(final.mean()),
             "kl": float(each.sum(1).mean()),
             "kl_coefficient": scored.kl_coefficient,
             "kl_scale": float(rewards.kl_scale.mean()),
             "length": float(scored.samples.lengths.float().mean()),
             "finished": float(scored.finished.float().mean()),
+            "kept": len(kept.mask),
         }
-        kept = self._with_advantages(rollout)
-        return kept, outputs, row | {"kept": len(kept.mask)}
+        return kept, outputs, row
 
     def _scored(self, ctx: Context) -> tuple[RewardBatch, Tensor, PolicyOutputs | None]:
         """Responses with score and log-probabilities; the values (B, T); outputs with their graph.
@@ -84,12 +99,12 @@ class Rollouts:
         each = prompts.repeated(k)
         generator = ctx.generator(f"rollout {self.name}", self.policy.lm.device)
         size = settings.minibatch // settings.accumulate
-        with self.backend.autocast():
+        with ctx.autocast():
             samples = sample(self.policy, each.tokens, ctx.config.generation, generator, each.texts)
             scores = self.reward_model.score_samples(samples)
             (ref_logprobs,) = in_parts(lambda s: (self.anchor.logprobs(s),), samples, size)
         whole = len(samples) <= size and not hasattr(self.algorithm, "keep")
-        with torch.set_grad_enabled(whole), self.backend.autocast():
+        with torch.set_grad_enabled(whole), ctx.autocast():
             logprobs, values = in_parts(self.policy.evaluate, samples, size)
         outputs = PolicyOutputs(logprobs, values, self.policy, self.anchor) if whole else None
         score = scores.score.float()
@@ -149,48 +164,12 @@ class Rollouts:
 
     def _kl(self, scored: RewardBatch, ctx: Context) -> Tensor:
         """KL (B, T) to the anchor at each token."""
-        estimator = ctx.config.kl.estimator
-        with self.backend.autocast():
-            each = estimated_kl(
-                estimator,
-                scored.logprobs,
-                scored.ref_logprobs,
-                self.policy,
-                self.anchor,
-                scored.samples,
-            )
+        estimator, policies = ctx.config.kl.estimator, (self.policy, self.anchor)
+        logprobs = scored.logprobs, scored.ref_logprobs
+        with ctx.autocast():
+            each = estimated_kl(estimator, *logprobs, *policies, scored.samples)
         check_finite(each, f"kl.estimator {estimator}: the KL of a token")
         return each
-
-    def _rewarded(
-        self,
-        scored: RewardBatch,
-        rewards: RewardBatch,
-        values: Tensor,
-        kl: Tensor,
-        ctx: Context,
-    ) -> Rollout:
-        """The rollout with rewards on its tokens, still without advantages.
-
-        ``rewards`` is what plugins made of ``scored``: of it only score and kl_scale (B,) count.
-        """
-        final = finish_penalty(rewards.score, scored.finished, ctx.config.rl)  # (B,)
-        per_sample = scored.kl_coefficient * rewards.kl_scale  # (B,)
-        in_reward = self.algorithm.kl_in_reward
-        return Rollout(
-            samples=scored.samples,
-            mask=scored.mask,
-            score=final,
-            rewards=token_rewards(final, kl, per_sample, scored.mask, in_reward),
-            logprobs=scored.logprobs,
-            ref_logprobs=scored.ref_logprobs,
-            values=values,
-            kl_coefficient=per_sample,
-            group=scored.group,
-            finished=scored.finished,
-            advantages=torch.zeros_like(values),
-            returns=torch.zeros_like(values),
-        )
 
     def _with_advantages(self, rollout: Rollout) -> Rollout:
         """The rows that the algorithm keeps, with its advantages and returns."""
@@ -229,10 +208,9 @@ def finish_penalty(score: Tensor, finished: Tensor, settings: RLSection) -> Tens
     if settings.clip_score is not None:
         score = score.clamp(-settings.clip_score, settings.clip_score)
     rule = settings.unfinished
-    instead = (
-        score - rule.penalty if rule.mode == "subtract" else torch.full_like(score, rule.penalty)
-    )
-    return torch.where(finished, score, instead)
+    if rule.mode == "subtract":
+        return torch.where(finished, score, score - rule.penalty)
+    return score.masked_fill(~finished, rule.penalty)
 
 
 def token_rewards(

@@ -21,11 +21,11 @@ from ostinato.contract.batches import PolicyHandle
 from ostinato.contract.context import Context
 from ostinato.contract.events import Event, EventKind
 from ostinato.contract.plugins import Plugins, activate
-from ostinato.data.preferences import load_data, save_data
+from ostinato.data.preferences import drawn, load_data, save_data
 from ostinato.data.prompts import PromptSet, PromptSplits, load_prompts, split_texts
 from ostinato.engine.sft import prompt_answers, train_sft
 from ostinato.machine.backend import Backend
-from ostinato.models.generation import check_length, sample, stop_token
+from ostinato.models.generation import check_length, stop_token
 from ostinato.models.gold import load_gold, try_gold
 from ostinato.models.loading import vocabulary_key
 from ostinato.models.policy import Policy
@@ -43,19 +43,14 @@ def check(config: RunConfig, where: str) -> Plugins:
     Raises UserError, every complaint a line.
     """
     plugins = activate(config.wanted_plugins, where)
-    found = [
-        *_lacking_members(config, plugins),
-        *_broken_groups(config, plugins),
-        *_missing(config),
-        *_lacking_gold(config, plugins),
-        *_refused(config, plugins),
-    ]
+    found = [f"{where}: {said}" for said in (*_missing(config), *_at_odds(config, plugins))]
     if found:
-        raise UserError("\n".join(f"{where}: {complaint}" for complaint in found))
+        raise UserError("\n".join(found))
     return plugins
 
 
-def _lacking_members(config: RunConfig, plugins: Plugins) -> Iterator[str]:
+def _at_odds(config: RunConfig, plugins: Plugins) -> Iterator[str]:
+    """What plugins cannot work with in the rest of the run file."""
     members = plugins.need("members")
     heads = max([getattr(a.instance, "heads", 1) for a in plugins.active], default=1)
     if members and max(config.reward_model.members, heads) < members:
@@ -64,11 +59,7 @@ def _lacking_members(config: RunConfig, plugins: Plugins) -> Iterator[str]:
             f"plugin '{asking}' needs at least {members} heads or members, for one reward model "
             "alone has no variance; set reward_model.members, or list a plugin with heads"
         )
-
-
-def _broken_groups(config: RunConfig, plugins: Plugins) -> Iterator[str]:
-    """Known here where the algorithm is the plugin itself; the engine refuses the others."""
-    owner = plugins.owners["policy_algorithm"]
+    owner = plugins.owners["policy_algorithm"]  # where another object is, the engine refuses it
     size, k = config.rl.rollout_size, getattr(plugins[owner].instance, "responses_per_prompt", 1)
     if not whole(k):
         yield f"plugin '{owner}': responses_per_prompt is {k!r}, expected a whole number above 0"
@@ -77,6 +68,18 @@ def _broken_groups(config: RunConfig, plugins: Plugins) -> Iterator[str]:
             f"rl.rollout_size: {size} is no multiple of the {k} responses a prompt of "
             f"plugin '{owner}'"
         )
+    labeller = plugins.owners.get("label")
+    needs_gold = labeller and getattr(plugins[labeller].instance, "needs_gold", False)
+    if needs_gold and config.gold is None:
+        yield (
+            f"labels come from plugin '{labeller}', which needs a gold model; set gold.model, or "
+            "list a labeller that needs none"
+        )
+    for one in plugins.active:
+        if callable(getattr(one.instance, "check_run", None)):
+            with blamed(one.name, "its check_run(config)"):
+                found = list(one.instance.check_run(config))
+            yield from map(str, found)
 
 
 def _missing(config: RunConfig) -> Iterator[str]:
@@ -108,24 +111,6 @@ def _missing(config: RunConfig) -> Iterator[str]:
             attempt()
         except UserError as error:
             yield str(error)
-
-
-def _lacking_gold(config: RunConfig, plugins: Plugins) -> Iterator[str]:
-    owner = plugins.owners.get("label")
-    if config.gold is None and owner and getattr(plugins[owner].instance, "needs_gold", False):
-        yield (
-            f"labels come from plugin '{owner}', which needs a gold model; set gold.model, or "
-            "list a labeller that needs none"
-        )
-
-
-def _refused(config: RunConfig, plugins: Plugins) -> Iterator[str]:
-    """What plugins themselves cannot work with in the rest of the run file."""
-    for one in plugins.active:
-        if callable(getattr(one.instance, "check_run", None)):
-            with blamed(one.name, "its check_run(config)"):
-                found = list(one.instance.check_run(config))
-            yield from map(str, found)
 
 
 def looks_local(data: str) -> bool:
@@ -215,17 +200,10 @@ class Session:
 
     def _ruler(self) -> Ruler:
         """SFT responses to the evaluation prompts and to as many RL prompts, with their golds."""
-        made = {}
-        for name, prompts in self._ruler_prompts.items():
-            generator = self.draws.generator(f"ruler {name}", device=self.backend.device)
-            with self.backend.autocast():
-                made[name] = sample(
-                    self.sft_policy,
-                    prompts.tokens,
-                    self.config.generation,
-                    generator,
-                    prompts.texts,
-                )
+        made = {
+            name: drawn(self.sft_policy, prompts, 1, self.ctx, f"ruler {name}")
+            for name, prompts in self._ruler_prompts.items()
+        }
         golds = [self.ctx.gold_scores(samples) for samples in made.values()]
         return Ruler(**made, gold=golds[0], rl_gold=golds[1])
 
@@ -258,13 +236,10 @@ class Session:
         temperature = self.config.generation.temperature
         return Policy.load_checkpoint(folder, temperature).to(self.backend.device)
 
-    def begin(self, iteration: int) -> Context:
-        """Enter an iteration; answers its context."""
+    def begin(self, iteration: int) -> None:
+        """Enter an iteration."""
         self.iteration = iteration
-        self.ctx = self.ctx.at(
-            iteration=iteration, draws=Draws(self.config.seed, iteration), step=0
-        )
-        return self.ctx
+        self.ctx = self.ctx.at(iteration=iteration, draws=Draws(self.config.seed, iteration))
 
     def end(self) -> None:
         """Leave an iteration."""
@@ -306,12 +281,11 @@ class Session:
 
     def log(self, kind: str, **row: Any) -> None:
         """One line of metrics.jsonl; progress rows are told to who watches."""
-        extra = dict(self.ctx.logged)
+        row = {"kind": kind, "iteration": self.iteration, **row, **self.ctx.logged}
         self.ctx.logged.clear()
-        whole = {"kind": kind, "iteration": self.iteration, **row, **extra}
-        self.directory.metrics.write(whole)
+        self.directory.metrics.write(row)
         if kind in {"reward_model", "policy"}:
-            self.tell("stage_advanced", stage=kind, step=row["step"], row=whole)
+            self.tell("stage_advanced", stage=kind, step=row["step"], row=row)
 
     def log_actions(self, stage: str) -> None:
         """What the plugins did since the last row, as a row of its own."""

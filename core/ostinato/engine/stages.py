@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from types import UnionType
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from datasets import Dataset, concatenate_datasets
 from torch import nn
 
 from ostinato.config.errors import Pause, UserError
+from ostinato.contract.answers import wrong
 from ostinato.contract.batches import PolicyHandle, PolicyHistory
 from ostinato.data.preferences import (
     Preferences,
@@ -24,10 +26,10 @@ from ostinato.data.preferences import (
     prompts_for,
     refine_data,
 )
-from ostinato.engine.calibration import calibrate
+from ostinato.engine.calibration import calibrate, held_out_accuracy
 from ostinato.engine.evaluation import Evaluator
 from ostinato.engine.policy_training import PolicyTrainer
-from ostinato.engine.reward_training import RewardTrainer, held_out_accuracy
+from ostinato.engine.reward_training import RewardTrainer
 from ostinato.engine.session import Session
 from ostinato.models.policy import Policy
 from ostinato.models.reward import Calibration, Reward, combine, mean_over_members
@@ -36,7 +38,7 @@ from ostinato.models.ruler import centred
 from ostinato.models.weights import distance
 
 WAITING = "pairs-to-label"  # the name under which pairs are kept while a labeller waits
-ACCURACIES = {"accuracy": "gold", "accuracy_labels": "labels"}  # on held-out pairs, by whose order
+ACCURACIES = ("accuracy", "accuracy_labels")  # on held-out pairs, by gold and by the labels
 
 
 def gather(s: Session, policy: Policy) -> Preferences:
@@ -74,7 +76,7 @@ def training_data(s: Session, preferences: Sequence[Preferences]) -> Dataset:
 
     def fit(data: Dataset, purpose: str, **changes: Any) -> RewardModel:
         start = s.initial_reward_model.with_head(s.draws, purpose=f"head {purpose}")
-        trainer = RewardTrainer(s.plugins, s.ctx, s.backend, s.log, s.tokenizer, plain=True)
+        trainer = RewardTrainer(s.plugins, s.ctx, s.log, s.tokenizer, plain=True)
         return trainer(start, data, purpose=purpose, **changes)
 
     s.tell("stage_started", stage="data", total=0)
@@ -84,13 +86,13 @@ def training_data(s: Session, preferences: Sequence[Preferences]) -> Dataset:
     return data
 
 
-def _expect(s: Session, hook: str, answer: Any, kind: type | tuple[type, ...], words: str) -> None:
-    """UserError, naming the owner of ``hook``, where its answer is not of this kind."""
+def _ask(s: Session, hook: str, kind: type | UnionType, expected: str, **arguments: Any) -> Any:
+    """The answer of the hook's owner; UserError, naming it, where it is not of this kind."""
+    answer = s.plugins.one(hook, **arguments)
     if not isinstance(answer, kind):
-        raise UserError(
-            f"plugin '{s.plugins.owners[hook]}': hook '{hook}' answered a "
-            f"{type(answer).__name__}, expected {words}"
-        )
+        fault = f"answered a {type(answer).__name__}, expected {expected}"
+        raise wrong(s.plugins.owners[hook], hook, fault)
+    return answer
 
 
 def train_reward_model(s: Session, data: Dataset, pairs: Preferences) -> Reward:
@@ -98,24 +100,22 @@ def train_reward_model(s: Session, data: Dataset, pairs: Preferences) -> Reward:
     members = []
     for m in range(s.config.reward_model.members):
         ctx = s.ctx.at(member=m)
-        fit = RewardTrainer(s.plugins, ctx, s.backend, s.log, s.tokenizer, pairs.meta)
+        fit = RewardTrainer(s.plugins, ctx, s.log, s.tokenizer, pairs.meta)
         start = s.initial_reward_model.with_head(s.draws, purpose=f"reward head {m}")
         s.tell("stage_started", stage="reward_model", total=0, member=m)
         if "train_rm" in s.plugins.owners:
-            model = s.plugins.one("train_rm", fit=fit, initial=start, data=data, ctx=ctx)
-            _expect(s, "train_rm", model, RewardModel, "a RewardModel")
+            given = {"fit": fit, "initial": start, "data": data, "ctx": ctx}
+            model = _ask(s, "train_rm", RewardModel, "a RewardModel", **given)
             s.plugins.acted(s.plugins.owners["train_rm"], "train_rm", fit.updates)
         else:
             model = fit(start, data)
         calibrate(s, model, data, pairs.held_out)
         members.append(model)
     held = pairs.held_out
+    shares = [held_out_accuracy(m, held, s.tokenizer) for m in members] if held else []
     s.log(
         "reward_model_trained",
-        **{
-            key: held and [held_out_accuracy(m, held, s.tokenizer, by) for m in members]
-            for key, by in ACCURACIES.items()
-        },
+        **{key: [share[key] for share in shares] or None for key in ACCURACIES},
         calibration=[vars(m.calibration) for m in members],
         actions=s.plugins.taken_actions(),
     )
@@ -136,15 +136,11 @@ def combined_reward(
 def _combined(
     s: Session, models: Sequence[Reward], preferences: Sequence[Preferences], data: Dataset
 ) -> Reward:
-    answer: Reward = s.plugins.one(
-        "combine_rm",
-        reward_models=list(models),
-        datasets=[p.train for p in preferences],
-        ctx=s.ctx,
-        measure=lambda reward: len(reward.members) if isinstance(reward, Reward) else 0,
-    )
     wanted = "a reward model or ostinato.combine(models, reduce)"
-    _expect(s, "combine_rm", answer, Reward, wanted)
+    datasets = [p.train for p in preferences]
+    given = {"reward_models": list(models), "datasets": datasets, "ctx": s.ctx}
+    answer: Reward = _ask(s, "combine_rm", Reward, wanted, **given)
+    s.plugins.acted(s.plugins.owners["combine_rm"], "combine_rm", len(answer.members))
     answer.to(s.backend.device)
     for member in answer.members:
         if member.calibration == Calibration():
@@ -154,7 +150,12 @@ def _combined(
 
 def save_combined(s: Session, models: Sequence[Reward], reward: Reward, folder: Path) -> None:
     """Which reward models R_k consists of; the weights too where it is a new one."""
-    names = {id(m): name for name, m in member_names(models)}
+    names = {
+        id(member): f"iteration-{k}/reward_model"
+        + (f"/member-{i}" if len(made.members) > 1 else "")
+        for k, made in enumerate(models, start=1)
+        for i, member in enumerate(made.members)
+    }
     members = [names.get(id(member)) for member in reward.members]
     facts = {"plugin": s.plugins.owners["combine_rm"], "members": members, "zero": reward.zero}
     (folder / "combined.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
@@ -179,15 +180,6 @@ def load_combined(
     return reward
 
 
-def member_names(models: Sequence[Reward]) -> list[tuple[str, RewardModel]]:
-    """(name in the run folder, model) of every member of every iteration."""
-    return [
-        (f"iteration-{k}/reward_model" + (f"/member-{i}" if len(model.members) > 1 else ""), member)
-        for k, model in enumerate(models, start=1)
-        for i, member in enumerate(model.members)
-    ]
-
-
 @torch.no_grad()
 def fingerprint(model: nn.Module) -> list[float]:
     """Sum and norm of every parameter, in float64: they tell changed weights, without a copy."""
@@ -203,21 +195,22 @@ def initial_policy(s: Session, history: PolicyHistory) -> PolicyHandle:
     """pi_k_init, as a handle; a policy made for it gets its name when it is saved."""
     owner = s.plugins.owners["init_policy"]
     before = fingerprint(s.sft_policy.lm)
-    answer = s.plugins.one("init_policy", history=history, ctx=s.ctx)
-    if fingerprint(s.sft_policy.lm) != before:
-        raise UserError(
-            f"plugin '{owner}': hook 'init_policy' changed the weights of the SFT policy, which it "
-            "is given to read; change a copy, as `policy.copy()` makes it"
-        )
-    if isinstance(answer, Policy):
-        made = answer.to(s.backend.device)
-        answer = PolicyHandle(s.name("policy_init"), lambda: made)
     wanted = "a policy or one of the history's handles"
-    _expect(s, "init_policy", answer, PolicyHandle, wanted)
-    handle: PolicyHandle = answer
-    s.plugins.acted(owner, "init_policy", distance(handle.load().lm, s.sft_policy.lm))
+    kinds = Policy | PolicyHandle
+    answer = _ask(s, "init_policy", kinds, wanted, history=history, ctx=s.ctx)
+    if fingerprint(s.sft_policy.lm) != before:
+        raise wrong(
+            owner,
+            "init_policy",
+            "changed the weights of the SFT policy, which it is given to read; change a copy, as "
+            "`policy.copy()` makes it",
+        )
+    made = answer.load() if isinstance(answer, PolicyHandle) else answer.to(s.backend.device)
+    s.plugins.acted(owner, "init_policy", distance(made.lm, s.sft_policy.lm))
     s.log_actions("policy_init")
-    return handle
+    if isinstance(answer, PolicyHandle):
+        return answer
+    return PolicyHandle(s.name("policy_init"), lambda: made)
 
 
 def save_handle(s: Session, handle: PolicyHandle, folder: Path) -> None:
@@ -239,40 +232,18 @@ def train_policy(
     """pi_k, optimised on R_k and evaluated on the way; ends with the iteration's summary row."""
     s.tell("stage_started", stage="policy", total=s.config.rl.rollouts)
     start = initial.load()
-    evaluate = Evaluator(
-        s.prompts.evaluation,
-        s.ruler,
-        s.sft_policy,
-        start,
-        reward,
-        latest,
-        data,
-        s.plugins,
-        s.ctx,
-        s.backend,
-    )
+    evaluate = Evaluator(s.prompts.evaluation, start, reward, latest, data, s.plugins, s.ctx)
 
-    def evaluate_and_log(policy: Policy, step: int) -> None:
+    def record(policy: Policy, step: int) -> None:
         row = evaluate(policy, step)
         s.log("eval", step=step, **row)
         s.tell("evaluated", step=step, row=row)
 
-    optimise = PolicyTrainer(
-        s.plugins,
-        s.ctx,
-        s.backend,
-        s.directory,
-        s.name("policy"),
-        s.prompts.rl,
-        s.log,
-        evaluate_and_log,
-        latest,
-    )
+    name, prompts = s.name("policy"), s.prompts.rl
+    optimise = PolicyTrainer(s.plugins, s.ctx, s.directory, name, prompts, s.log, record, latest)
     if "train_policy" in s.plugins.owners:
-        policy: Policy = s.plugins.one(
-            "train_policy", optimise=optimise, initial=start, reward_model=reward, ctx=s.ctx
-        )
-        _expect(s, "train_policy", policy, Policy, "a Policy")
+        given = {"optimise": optimise, "initial": start, "reward_model": reward, "ctx": s.ctx}
+        policy: Policy = _ask(s, "train_policy", Policy, "a Policy", **given)
         s.plugins.acted(s.plugins.owners["train_policy"], "train_policy", optimise.updates)
     else:
         policy = optimise(start, reward)

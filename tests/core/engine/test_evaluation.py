@@ -14,11 +14,11 @@ from scipy.stats import spearmanr
 import ostinato
 from ostinato.config.draws import Draws
 from ostinato.config.errors import NonFiniteError
+from ostinato.contract.batches import PolicyHandle
 from ostinato.contract.context import Evaluation
 from ostinato.data.prompts import PromptSet
 from ostinato.engine import evaluation
 from ostinato.engine.evaluation import Evaluator, number
-from ostinato.machine.backend import Backend
 from ostinato.models.ruler import Ruler
 
 PROMPTS = [[2, 3], [4], [5, 2, 2], [3, 3], [2, 5], [4, 4, 4], [5], [3]]
@@ -70,22 +70,20 @@ def proxy_score(samples):
 def evaluator(policies, gold=True, proxy=proxy_score, temperature=1.0):
     generation = {"max_new_tokens": 5, "temperature": temperature}
     kit = policies.make(generation=generation, gold={"model": "unused"} if gold else None)
-    kit.ctx = kit.ctx.at(gold=WordGold() if gold else None)
     sft, initial, policy = (kit.word_policy(seed) for seed in (0, 1, 2))
+    handle = PolicyHandle("sft", lambda: sft)
+    kit.ctx = kit.ctx.at(gold=WordGold() if gold else None, sft=handle)
     texts = [" ".join(map(str, p)) for p in PROMPTS]
     prompts = PromptSet(list(range(len(PROMPTS))), texts, PROMPTS)
     drawn = evaluation.sample(sft, PROMPTS, kit.ctx.config.generation, kit.ctx.generator("before"))
     made = Evaluator(
         prompts,
-        Ruler(drawn, drawn, kit.ctx.gold_scores(drawn)),
-        sft,
         initial,
         Fake(proxy),
         Fake(lambda s: proxy_score(s) * 2 - s.lengths),
         training_data(gold),
         kit.plugins,
-        kit.ctx,
-        Backend(kit.config.backend),
+        kit.ctx.at(ruler=Ruler(drawn, drawn, kit.ctx.gold_scores(drawn))),
     )
     return made, policy
 
@@ -143,7 +141,7 @@ def error(values):
 def test_every_number_of_a_row_equals_numpy(policies, temperature):
     made, policy = evaluator(policies, temperature=temperature)
     row = made(policy, step=3)
-    samples, before = drawn(made, policy, 3), made.ruler.evaluation
+    samples, before = drawn(made, policy, 3), made.ctx.ruler.evaluation
     proxy, sft_proxy = proxy_score(samples).numpy(), proxy_score(before).numpy()
     latest, sft_latest = (
         p * 2 - s.lengths.numpy() for p, s in ((proxy, samples), (sft_proxy, before))
@@ -238,7 +236,8 @@ def test_equal_responses_tie_whatever_rounding_makes_of_their_scores(policies):
 def test_a_gold_without_spread_has_no_scale_and_a_small_one_has(policies, scale):
     made, policy = evaluator(policies)
     made.ctx = made.ctx.at(gold=Scaled(scale))
-    made.ruler = Ruler(made.before, made.before, made.ctx.gold_scores(made.before))
+    ruler = Ruler(made.before, made.before, made.ctx.gold_scores(made.before))
+    made.ctx = made.ctx.at(ruler=ruler)
     made.__post_init__()
     row = made(policy, step=1)
     plain, other = evaluator(policies)
@@ -297,7 +296,7 @@ def test_evaluate_hooks_see_the_sample_and_their_numbers_join_the_row(policies, 
     assert float(found.gold.mean()) == pytest.approx(row["gold_sft_std"], abs=1e-6)
     # each side is scored as itself: the policy's sample and SFT's, the newest model's score and R_k
     sft = found.sft_samples
-    assert sft is made.ruler.evaluation
+    assert sft is made.ctx.ruler.evaluation
     assert float(found.sft_gold.mean()) == pytest.approx(0.0, abs=1e-6)  # in its own units
     assert float(found.sft_gold.std()) == pytest.approx(1.0, abs=1e-5)
     assert torch.equal(found.gold_of(found.samples), found.gold)

@@ -11,8 +11,9 @@ from datasets import Dataset
 
 from distributions import offered, plugin
 from ostinato import NonFiniteError, UserError
-from ostinato.engine import reward_training
-from ostinato.engine.reward_training import held_out_accuracy, raw_scores, set_dropout
+from ostinato.engine import calibration
+from ostinato.engine.calibration import held_out_accuracy, score
+from ostinato.engine.reward_training import set_dropout
 
 
 def with_plugin(kit, monkeypatch, needs=None, wanted=(), **hooks):
@@ -51,7 +52,7 @@ def test_first_logged_loss_is_the_weighted_mean_of_the_paper(
     model = one.initial()
     fit = one.trainer()
     raw = [
-        raw_scores(model, data, fit.policy_tokenizer, side).double().numpy()
+        score(model, data, side, fit.policy_tokenizer).double().numpy()
         for side in ("chosen", "rejected")
     ]
     z = raw[0] - raw[1] - columns["margin"]
@@ -102,9 +103,9 @@ def test_training_learns_and_the_held_out_accuracy_says_so(kit, comparisons):
     fit = one.trainer()
     held = comparisons(64, seed=9)
     start = one.initial()
-    before = held_out_accuracy(start, held, fit.policy_tokenizer)
+    before = held_out_accuracy(start, held, fit.policy_tokenizer)["accuracy"]
     trained = fit(start, comparisons(128))
-    after = held_out_accuracy(trained, held, fit.policy_tokenizer)
+    after = held_out_accuracy(trained, held, fit.policy_tokenizer)["accuracy"]
     assert after > 0.85 > 0.75 > before
     assert one.rows[-1]["loss"] < 0.5 * one.rows[0]["loss"]
     assert distance(parameters(start), parameters(one.initial())) == 0  # fit trains a copy
@@ -114,19 +115,19 @@ def test_held_out_accuracy_follows_gold_not_noisy_labels_and_counts_ties_half(ki
     one = kit.make()
     model, tokenizer = one.initial(), one.trainer().policy_tokenizer
     data = comparisons(40, noise=0.5)
-    chosen, rejected = (raw_scores(model, data, tokenizer, s) for s in ("chosen", "rejected"))
+    chosen, rejected = (score(model, data, s, tokenizer) for s in ("chosen", "rejected"))
     gold = torch.tensor(data["chosen_gold"][:]) - torch.tensor(data["rejected_gold"][:])
     expected = float(((chosen > rejected) == (gold > 0)).float().mean())
-    assert held_out_accuracy(model, data, tokenizer) == pytest.approx(expected)
+    assert held_out_accuracy(model, data, tokenizer)["accuracy"] == pytest.approx(expected)
     table = data.to_dict()
     table["chosen_gold"] = table["rejected_gold"] = [None] * 40
     unknown = Dataset.from_dict(table)
     by_label = float((chosen > rejected).float().mean())
-    assert held_out_accuracy(model, unknown, tokenizer) == pytest.approx(by_label)
+    assert held_out_accuracy(model, unknown, tokenizer)["accuracy"] == pytest.approx(by_label)
     model.model.score.weight.data.zero_()
-    assert held_out_accuracy(model, data, tokenizer) == 0.5
+    assert held_out_accuracy(model, data, tokenizer)["accuracy"] == 0.5
     undecided = Dataset.from_dict(table | {"label": [0.5] * 40})
-    assert held_out_accuracy(model, undecided, tokenizer) is None
+    assert held_out_accuracy(model, undecided, tokenizer)["accuracy"] is None
 
 
 def test_accuracy_on_labels_that_err_stands_beside_that_on_gold(kit, comparisons, monkeypatch):
@@ -141,16 +142,16 @@ def test_accuracy_on_labels_that_err_stands_beside_that_on_gold(kit, comparisons
         table[f"{side}_gold"] = gold
     data = Dataset.from_dict(table | {"label": [1.0, 0.8, 1.0, 0.6, 0.5]})
 
-    def scores(_model, data, _tokenizer, side):
+    def scores(_model, data, side, _tokenizer):
         return torch.tensor(data[f"{side}_gold"][:])
 
-    monkeypatch.setattr(reward_training, "raw_scores", scores)
-    assert held_out_accuracy(model, data, tokenizer) == 1.0
-    assert held_out_accuracy(model, data, tokenizer, by="labels") == 2 / 4
-    monkeypatch.setattr(reward_training, "raw_scores", lambda *a: -scores(*a))
-    assert held_out_accuracy(model, data, tokenizer) == 0.0
+    monkeypatch.setattr(calibration, "score", scores)
+    assert held_out_accuracy(model, data, tokenizer)["accuracy"] == 1.0
+    assert held_out_accuracy(model, data, tokenizer)["accuracy_labels"] == 2 / 4
+    monkeypatch.setattr(calibration, "score", lambda *a: -scores(*a))
+    assert held_out_accuracy(model, data, tokenizer)["accuracy"] == 0.0
     tied = Dataset.from_dict(table | {"label": [0.5] * 5})
-    assert held_out_accuracy(model, tied, tokenizer, by="labels") is None
+    assert held_out_accuracy(model, tied, tokenizer)["accuracy_labels"] is None
 
 
 # --- How long, how fast, in which order -----------------------------------------------------------

@@ -57,9 +57,7 @@ def world():
         ruler = Ruler(*parts[:2], *(ctx.gold_scores(part) for part in parts[:2]))
         seeds.append((ctx.at(ruler=ruler), ruler, parts[2]))
     body = RewardModel.load(config.reward_model)
-    return SimpleNamespace(
-        sft=sft, prompts=evaluation, body=body, seeds=seeds, backend=backend, config=config
-    )
+    return SimpleNamespace(sft=sft, prompts=evaluation, body=body, seeds=seeds, config=config)
 
 
 def trained(world, ruler, seed, iteration, members):
@@ -99,15 +97,12 @@ def test_the_gap_at_the_sft_policy_is_0(world, name, members):
         )
         evaluator = Evaluator(
             world.prompts,
-            ruler,
-            world.sft,
             world.sft,
             reward,
             models[-1],
             data,
             plugins,
             ctx,
-            world.backend,
         )
         evaluator._draw = lambda *_, drawn=fresh: drawn  # once a seed: sampling is most of the time
         scores = [reward.score_samples(s).score for s in (ruler.evaluation, ruler.rl)]

@@ -57,7 +57,7 @@ def test_effect_flipping_restores_accuracy(kit, comparisons, seed):
     With two fifths of the labels wrong and the true strength known, the model trained on flipped
     data beats the one trained on the data as it is.
     """
-    from ostinato.engine.reward_training import held_out_accuracy
+    from ostinato.engine.calibration import held_out_accuracy
 
     data = comparisons(160, seed=seed, noise=0.4)
     strength = [-1.0 if wrong else 1.0 for wrong in data["wrong"]]
@@ -68,7 +68,7 @@ def test_effect_flipping_restores_accuracy(kit, comparisons, seed):
         one = kit.make(batch=32, updates=60, lr=1e-2)
         fit = one.trainer()
         model = fit(one.initial(seed), train)
-        accuracy.append(held_out_accuracy(model, held, fit.policy_tokenizer))
+        accuracy.append(held_out_accuracy(model, held, fit.policy_tokenizer)["accuracy"])
     assert accuracy[1] > accuracy[0] + 0.03
     assert accuracy[1] > 0.9
 

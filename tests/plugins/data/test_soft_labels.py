@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import softplus
 
 from ostinato import UserError
-from ostinato.engine.reward_training import held_out_accuracy
+from ostinato.engine.calibration import held_out_accuracy
 
 STRENGTH = [0.5, -0.1, 2.0, -3.0, 0.0, 1.0, -0.2, 0.3]
 
@@ -83,7 +83,7 @@ def test_effect_under_noise(kit, comparisons):
             one = kit.make(batch=32, updates=60, lr=1e-2)
             fit = one.trainer()
             model = fit(one.initial(seed), train)
-            accuracy[place, seed] = held_out_accuracy(model, held, fit.policy_tokenizer)
+            accuracy[place, seed] = held_out_accuracy(model, held, fit.policy_tokenizer)["accuracy"]
             nll[place, seed] = softplus(-differences(one, model, held)).mean()
     assert (nll[1] < nll[0] - 0.05).all(), nll
     assert accuracy[1].mean() > accuracy[0].mean() + 0.02, accuracy

@@ -12,7 +12,7 @@ from datasets import concatenate_datasets
 
 from ostinato import RMOutputs, UserError
 from ostinato.engine.comparisons import ranks
-from ostinato.engine.reward_training import held_out_accuracy
+from ostinato.engine.calibration import held_out_accuracy
 
 DRAW = np.random.default_rng(0)
 
@@ -282,7 +282,7 @@ def test_effect_a_reward_model_learns_the_ranking(kit, comparisons):
     one = kit.make("k_wise", batch=48, updates=60, lr=1e-2)
     fit = one.trainer()
     model = fit(one.initial(), data)
-    assert held_out_accuracy(model, held, fit.policy_tokenizer) > 0.9
+    assert held_out_accuracy(model, held, fit.policy_tokenizer)["accuracy"] > 0.9
     assert one.rows[0]["terms"]["k_wise"] == pytest.approx(np.log(24), abs=0.5)  # 4! rankings
     assert one.rows[-1]["terms"]["k_wise"] < 1.5
 

@@ -11,7 +11,7 @@ import ostinato
 from ostinato import UserError, combine
 from ostinato.config.draws import Draws
 from ostinato.contract.events import Event
-from ostinato.engine.reward_training import held_out_accuracy
+from ostinato.engine.calibration import held_out_accuracy
 from ostinato.models.reward import Calibration
 from ostinato.models.reward_model import RewardModel
 from ostinato.models.ruler import calibrated
@@ -147,7 +147,7 @@ def test_effect_a_large_scale_does_not_drown_the_better_model(kit, comparisons, 
 
         return score
 
-    alone = held_out_accuracy(good, held, fit.policy_tokenizer)
+    alone = held_out_accuracy(good, held, fit.policy_tokenizer)["accuracy"]
     raw = accuracy(lambda side: by(good)(side) + by(foreign_model)(side))
     fair = accuracy(by(reward))
     assert alone > 0.85

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ostinato import UserError, combine
-from ostinato.engine.reward_training import held_out_accuracy
+from ostinato.engine.calibration import held_out_accuracy
 from ostinato.models.reward import Calibration
 from ostinato.models.reward_model import RewardModel
 from ostinato.models.ruler import calibrated
@@ -113,7 +113,7 @@ def test_effect_the_average_is_more_robust_to_label_noise_than_its_members(kit, 
     for seed in range(2):
         start, held = one.initial(seed), comparisons(96, seed=1000 + seed)
         models = [fit(start, comparisons(48, seed=10 * seed + k, noise=0.25)) for k in range(4)]
-        single = [held_out_accuracy(m, held, fit.policy_tokenizer) for m in models]
-        merged = held_out_accuracy(averaged(kit, models), held, fit.policy_tokenizer)
+        single = [held_out_accuracy(m, held, fit.policy_tokenizer)["accuracy"] for m in models]
+        merged = held_out_accuracy(averaged(kit, models), held, fit.policy_tokenizer)["accuracy"]
         gains.append(merged - np.mean(single))
     assert np.mean(gains) > 0.03
