@@ -95,8 +95,6 @@ def main() -> None:
     parser.add_argument("--value", choices=("separate", "shared"), default="separate")
     args = common.parse_args(parser=parser)
 
-    import torch
-
     from ostinato.config.draws import Draws
     from ostinato.contract.batches import PolicyHandle
     from ostinato.contract.context import Context

@@ -65,12 +65,7 @@ class PolicyUpdate:
             yield from order.to(rollout.mask.device).split(settings.minibatch)
 
     def _minibatch(
-        self,
-        rollout: Rollout,
-        rows: Tensor,
-        whole: PolicyOutputs | None,
-        lr: float,
-        ctx: Context,
+        self, rollout: Rollout, rows: Tensor, whole: PolicyOutputs | None, lr: float, ctx: Context
     ) -> dict[str, float]:
         """One optimiser update; micro-batches are weighted so that accumulation changes nothing."""
         self.optimiser.zero_grad(set_to_none=True)

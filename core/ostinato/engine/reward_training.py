@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from ostinato.engine.comparisons import Comparisons, tokens_of
 from ostinato.models.reward_model import RewardModel
 
 Log = Callable[..., None]
+Parameters = Mapping[str, nn.Parameter]
 PROMPT = ("prompt", "prompt_ids")  # columns of unlabelled responses: one entry a prompt
 RESPONSE = ("responses", "response_ids", "finished")  # several
 
@@ -154,7 +156,7 @@ class RewardTrainer:
         self,
         model: RewardModel,
         batches: list[PreferenceBatch],
-        parameters: Mapping[str, nn.Parameter],
+        parameters: Parameters,
         optimiser: torch.optim.Optimizer,
         purpose: str,
         ctx: Context,
@@ -206,14 +208,12 @@ class RewardTrainer:
         }
 
     def _loss(
-        self,
-        model: RewardModel,
-        batch: PreferenceBatch,
-        weight: Tensor,
-        comparisons: int,
-        ctx: Context,
+        self, model: RewardModel, batch: PreferenceBatch, weight: Tensor, count: int, ctx: Context
     ) -> tuple[Tensor, dict[str, float], float]:
-        """(this micro-batch's share of the loss, its terms, comparisons that came out right)."""
+        """(this micro-batch's share of the loss, its terms, comparisons that came out right).
+
+        ``weight`` and ``count`` are those of the whole batch's comparisons.
+        """
         views = 1 if self.plain else self.plugins.need("views") or 1
         with self.ctx.autocast():
             outputs = model(batch.input_ids, batch.mask, views)
@@ -230,7 +230,7 @@ class RewardTrainer:
         self.plugins.acted(owner, "preference_loss", float(each.detach().mean()))
         loss: Tensor = (each * batch.weight).sum() / weight
         terms = {owner: float(loss.detach())}
-        share = len(batch.pairs) / comparisons
+        share = len(batch.pairs) / count
         answers = self.plugins.each("rm_loss", batch=batch, outputs=outputs, ctx=ctx)
         for name, found in () if self.plain else answers:
             for term, value in found.items():
@@ -243,18 +243,17 @@ class RewardTrainer:
         return loss, terms, float(correct)
 
     def _displacement(
-        self,
-        model: RewardModel,
-        parameters: Mapping[str, nn.Parameter],
-        loss: Callable[[], Tensor],
-        ctx: Context,
+        self, model: RewardModel, parameters: Parameters, loss: Callable[[], Tensor], ctx: Context
     ) -> dict[str, Tensor]:
         """The sum of what ``meta_update`` hooks answer, by parameter name."""
         if self.plain or not self.plugins.implementing("meta_update"):
             return {}
-        batch = self._meta_rows(ctx)
-        given = {"parameters": parameters, "loss": loss, "meta_batch": batch}
-        given["score"] = lambda: self._meta_scores(model, batch)
+        batch: dict[str, Any] | None = None
+        if self.meta is not None:
+            rows = torch.randperm(len(self.meta), generator=ctx.generator("meta prompts"))
+            batch = self.meta[rows[: max(1, ctx.config.reward_model.batch // 2)].tolist()]
+        score = partial(self._meta_scores, model, batch)
+        given = {"parameters": parameters, "loss": loss, "score": score, "meta_batch": batch}
         total: dict[str, Tensor] = {}
         for name, answer in self.plugins.each("meta_update", **given, ctx=ctx):
             if unknown := set(answer) - set(parameters):
@@ -266,14 +265,6 @@ class RewardTrainer:
             for key, value in answer.items():
                 total[key] = total[key] + value.detach() if key in total else value.detach()
         return total
-
-    def _meta_rows(self, ctx: Context) -> dict[str, Any] | None:
-        if self.meta is None:
-            return None
-        count = min(len(self.meta), max(1, self.ctx.config.reward_model.batch // 2))
-        rows = torch.randperm(len(self.meta), generator=ctx.generator("meta prompts"))
-        found: dict[str, Any] = self.meta[rows[:count].tolist()]
-        return found
 
     def _meta_scores(self, model: RewardModel, batch: Mapping[str, Any] | None) -> Tensor:
         """Scores (prompts, responses) of unlabelled responses, with their graph."""

@@ -35,6 +35,7 @@ from ostinato.runs.directory import RunDirectory
 
 T = TypeVar("T")
 Watcher = Callable[[Event], None]
+PATHS = (".", "/", "~")  # what a path may start with, and no hub name does
 
 
 def check(config: RunConfig, where: str) -> Plugins:
@@ -84,16 +85,14 @@ def _at_odds(config: RunConfig, plugins: Plugins) -> Iterator[str]:
 
 def _missing(config: RunConfig) -> Iterator[str]:
     """Models, data and functions that should lie here and do not."""
-    sections: dict[str, ModelSection | None] = {
-        "policy": config.policy,
-        "reward_model": config.reward_model,
-        "gold": config.gold,
-    }
-    for key, section in sections.items():
-        model = section.model if section else None
-        if model and model[:1] in {".", "/", "~"} and not os.path.isdir(model):
+    for key in ("policy", "reward_model", "gold"):
+        section: ModelSection | None = getattr(config, key)
+        if section is None:
+            continue
+        model = section.model or ""
+        if model[:1] in PATHS and not os.path.isdir(model):
             yield f"{key}.model: no folder '{model}'"
-        if section and section.random is not None:
+        if section.random is not None:
             kind = str(section.random["model_type"])
             if kind not in CONFIG_MAPPING:
                 hint = closest(kind, CONFIG_MAPPING)
@@ -115,7 +114,7 @@ def _missing(config: RunConfig) -> Iterator[str]:
 
 def looks_local(data: str) -> bool:
     """Whether a data set is a path rather than a hub name."""
-    return bool(Path(data).suffix) or data[:1] in {".", "/", "~"} or os.path.exists(data)
+    return bool(Path(data).suffix) or data[:1] in PATHS or os.path.exists(data)
 
 
 class Session:

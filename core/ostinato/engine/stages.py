@@ -37,6 +37,8 @@ from ostinato.models.reward_model import RewardModel
 from ostinato.models.ruler import centred
 from ostinato.models.weights import distance
 
+Models = Sequence[Reward]  # R~_1 .. R~_k
+Pairs = Sequence[Preferences]  # D~_1 .. D~_k
 WAITING = "pairs-to-label"  # the name under which pairs are kept while a labeller waits
 ACCURACIES = ("accuracy", "accuracy_labels")  # on held-out pairs, by gold and by the labels
 
@@ -66,12 +68,11 @@ def gather(s: Session, policy: Policy) -> Preferences:
     if not len(held_out):
         return Preferences(labelled, None, meta)
     first = len(pairs) - len(held_out) * math.comb(s.config.preferences.responses, 2)
-    return Preferences(
-        labelled.select(range(first)), labelled.select(range(first, len(pairs))), meta
-    )
+    measured = labelled.select(range(first, len(pairs)))
+    return Preferences(labelled.select(range(first)), measured, meta)
 
 
-def training_data(s: Session, preferences: Sequence[Preferences]) -> Dataset:
+def training_data(s: Session, preferences: Pairs) -> Dataset:
     """D_k: combined, then refined."""
 
     def fit(data: Dataset, purpose: str, **changes: Any) -> RewardModel:
@@ -122,9 +123,7 @@ def train_reward_model(s: Session, data: Dataset, pairs: Preferences) -> Reward:
     return members[0] if len(members) == 1 else combine(members, mean_over_members)
 
 
-def combined_reward(
-    s: Session, models: Sequence[Reward], preferences: Sequence[Preferences], data: Dataset
-) -> Reward:
+def combined_reward(s: Session, models: Models, preferences: Pairs, data: Dataset) -> Reward:
     """R_k, with mean 0 on the ruler; a model made for it is calibrated, if the plugin has not."""
     reward = _combined(s, models, preferences, data)
     if reward not in models and not isinstance(reward, RewardModel):
@@ -133,9 +132,7 @@ def combined_reward(
     return reward
 
 
-def _combined(
-    s: Session, models: Sequence[Reward], preferences: Sequence[Preferences], data: Dataset
-) -> Reward:
+def _combined(s: Session, models: Models, preferences: Pairs, data: Dataset) -> Reward:
     wanted = "a reward model or ostinato.combine(models, reduce)"
     datasets = [p.train for p in preferences]
     given = {"reward_models": list(models), "datasets": datasets, "ctx": s.ctx}
@@ -148,14 +145,13 @@ def _combined(
     return answer
 
 
-def save_combined(s: Session, models: Sequence[Reward], reward: Reward, folder: Path) -> None:
+def save_combined(s: Session, models: Models, reward: Reward, folder: Path) -> None:
     """Which reward models R_k consists of; the weights too where it is a new one."""
-    names = {
-        id(member): f"iteration-{k}/reward_model"
-        + (f"/member-{i}" if len(made.members) > 1 else "")
-        for k, made in enumerate(models, start=1)
-        for i, member in enumerate(made.members)
-    }
+    names = {}
+    for k, model in enumerate(models, start=1):
+        for i, member in enumerate(model.members):
+            last = f"/member-{i}" if len(model.members) > 1 else ""
+            names[id(member)] = f"iteration-{k}/reward_model{last}"
     members = [names.get(id(member)) for member in reward.members]
     facts = {"plugin": s.plugins.owners["combine_rm"], "members": members, "zero": reward.zero}
     (folder / "combined.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
@@ -164,11 +160,7 @@ def save_combined(s: Session, models: Sequence[Reward], reward: Reward, folder: 
 
 
 def load_combined(
-    s: Session,
-    models: Sequence[Reward],
-    preferences: Sequence[Preferences],
-    data: Dataset,
-    folder: Path,
+    s: Session, models: Models, preferences: Pairs, data: Dataset, folder: Path
 ) -> Reward:
     """R_k again: its own checkpoint, or the hook's answer to the same reward models."""
     if (folder / "config.json").exists():
@@ -199,12 +191,11 @@ def initial_policy(s: Session, history: PolicyHistory) -> PolicyHandle:
     kinds = Policy | PolicyHandle
     answer = _ask(s, "init_policy", kinds, wanted, history=history, ctx=s.ctx)
     if fingerprint(s.sft_policy.lm) != before:
-        raise wrong(
-            owner,
-            "init_policy",
+        fault = (
             "changed the weights of the SFT policy, which it is given to read; change a copy, as "
-            "`policy.copy()` makes it",
+            "`policy.copy()` makes it"
         )
+        raise wrong(owner, "init_policy", fault)
     made = answer.load() if isinstance(answer, PolicyHandle) else answer.to(s.backend.device)
     s.plugins.acted(owner, "init_policy", distance(made.lm, s.sft_policy.lm))
     s.log_actions("policy_init")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -32,13 +33,10 @@ class Backend:
             )
         self.dtype = dtype
         self.device: torch.device = self.accelerator.device
+        # the mixed precision of forward passes; does nothing in fp32
+        self.autocast: Callable[[], AbstractContextManager[None]] = self.accelerator.autocast
         self.threads = settings.threads or default_threads()
         torch.set_num_threads(self.threads)
-
-    def autocast(self) -> AbstractContextManager[None]:
-        """The mixed precision of forward passes; does nothing in fp32."""
-        made: AbstractContextManager[None] = self.accelerator.autocast()
-        return made
 
     def __str__(self) -> str:
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"

@@ -11,8 +11,8 @@ import torch
 from datasets import concatenate_datasets
 
 from ostinato import RMOutputs, UserError
-from ostinato.engine.comparisons import ranks
 from ostinato.engine.calibration import held_out_accuracy
+from ostinato.engine.comparisons import ranks
 
 DRAW = np.random.default_rng(0)
 
