@@ -15,7 +15,6 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from ostinato.config.draws import Draws
 from ostinato.config.errors import NonFiniteError, UserError
 from ostinato.contract.answers import wrong
 from ostinato.contract.batches import PreferenceBatch
@@ -116,17 +115,13 @@ class RewardTrainer:
         if dropout:
             set_dropout(model.model, 0.0)
 
-    @property
-    def _unmoved(self) -> Draws:
-        """Draws that are the same in every iteration."""
-        return replace(self.ctx.draws, iteration=0)
-
     def _add_modules(self, model: RewardModel) -> None:
         size = model.model.score.in_features
+        draws = replace(self.ctx.draws, iteration=0)  # they start the same in every iteration
         for active in self.plugins.active:
             make = getattr(active.instance, "modules", None)
             if make is not None:
-                with self._unmoved.forked(self.ctx.purpose(f"modules of {active.name}")):
+                with draws.forked(self.ctx.purpose(f"modules of {active.name}")):
                     made = make(size)
                 if active.name in model.plugin_modules:  # trained before, maybe by another process
                     made.load_state_dict(model.plugin_modules[active.name].state_dict())
@@ -146,9 +141,10 @@ class RewardTrainer:
         return warm * (peak + (min(settings.lr_final, peak) - peak) * step / total)
 
     def _order(self, groups: int, per_batch: int, purpose: str) -> Iterator[list[int]]:
-        """Batches of group numbers for ever; a new permutation each epoch."""
+        """Batches of group numbers for ever, the same in every iteration; permuted each epoch."""
+        draws = replace(self.ctx.draws, iteration=0)
         for epoch in itertools.count():
-            generator = self._unmoved.generator(self.ctx.purpose(f"{purpose} order"), epoch)
+            generator = draws.generator(self.ctx.purpose(f"{purpose} order"), epoch)
             shuffled = torch.randperm(groups, generator=generator).tolist()
             yield from (shuffled[i : i + per_batch] for i in range(0, groups, per_batch))
 

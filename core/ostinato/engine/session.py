@@ -60,7 +60,8 @@ def _at_odds(config: RunConfig, plugins: Plugins) -> Iterator[str]:
             f"plugin '{asking}' needs at least {members} heads or members, for one reward model "
             "alone has no variance; set reward_model.members, or list a plugin with heads"
         )
-    owner = plugins.owners["policy_algorithm"]  # where another object is, the engine refuses it
+    # known here where the algorithm is the plugin itself; the engine refuses the others
+    owner = plugins.owners["policy_algorithm"]
     size, k = config.rl.rollout_size, getattr(plugins[owner].instance, "responses_per_prompt", 1)
     if not whole(k):
         yield f"plugin '{owner}': responses_per_prompt is {k!r}, expected a whole number above 0"
