@@ -10,7 +10,6 @@ import torch
 from distributions import offered, plugin
 from ostinato.config.sections import RLSection
 from ostinato.engine.rollouts import finish_penalty, token_rewards
-from ostinato.models.reward_model import token_rows
 from ostinato.models.samples import Samples, Scores
 
 RAGGED = [[100, 101, 102], [104], [105, 106], [107], [100, 104], [103], [102, 103, 101], [99]]
@@ -136,7 +135,7 @@ def test_runs_of_one_iteration_differ_in_every_draw(policies, function_reward, m
             return groups
         found = {}
         for batch in seen:
-            prompts_and_responses = zip(*token_rows(batch.samples), strict=True)
+            prompts_and_responses = zip(*batch.samples.tokens, strict=True)
             found |= dict(zip(batch.group.tolist(), prompts_and_responses, strict=True))
         return [found[row][draw == "responses"] for row in range(8)]
 
