@@ -79,6 +79,7 @@ __all__ = [
     "RewardBatch",
     "RewardModel",
     "Rollout",
+    "Ruler",
     "Run",
     "RunConfig",
     "Samples",

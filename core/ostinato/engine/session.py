@@ -44,7 +44,7 @@ def check(config: RunConfig, where: str) -> Plugins:
     Raises UserError, every complaint a line.
     """
     plugins = activate(config.wanted_plugins, where)
-    found = [f"{where}: {said}" for said in (*_missing(config), *_at_odds(config, plugins))]
+    found = [f"{where}: {said}" for said in (*_at_odds(config, plugins), *_missing(config))]
     if found:
         raise UserError("\n".join(found))
     return plugins
