@@ -61,12 +61,15 @@ MIXTURES = {
 GROUPED = ("grpo", "rejection_sampling")
 
 
+def legal(name: str, size: tuple[int, int]) -> tuple[int, int]:
+    """The size, or the next one where a group needs two responses."""
+    groups = any(plugin in MIXTURES[name] for plugin in GROUPED)
+    return (2, size[1]) if groups and size[0] == 1 else size
+
+
 def mixture(name: str, size: tuple[int, int], folder: Path) -> list[str]:
     """The overrides of a mixture of methods, with rollouts and minibatches of these sizes."""
-    rollout, minibatch = size
-    groups = any(plugin in MIXTURES[name] for plugin in GROUPED)
-    if groups and rollout == 1:  # a group has two responses or more
-        rollout, minibatch = 2, minibatch
+    rollout, minibatch = legal(name, size)
     listed = MIXTURES[name].replace("{k}", str(rollout)).replace("{folder}", str(folder))
     return [
         *(o for o in MICRO if not o.startswith(("plugins", "rl.rollout_size", "rl.minibatch"))),
@@ -222,7 +225,8 @@ def kills(
         return time.perf_counter() - started, process.exitcode
 
     for number in range(count):  # 9 mixtures and 7 sizes: 63 kills before one comes again
-        name, size = names[number % len(names)], sizes[number % len(sizes)]
+        name = names[number % len(names)]
+        size = legal(name, sizes[number % len(sizes)])
         settings = [*mixture(name, size, folder), *LONGER, *overrides]
         if number == 0:
             start(folder / "warm", settings, None)  # the first one waits for the imports
