@@ -44,7 +44,12 @@ def make_run(
         "version": "0.1.0",
         "settings": {},
     }
-    facts = {"config": whole, "plugins": [plugin], "owners": {"combine_data": "concat"}}
+    facts = {
+        "format": 2,
+        "config": whole,
+        "plugins": [plugin],
+        "owners": {"combine_data": "concat"},
+    }
     (path / "run.yaml").write_text(dumped(facts), encoding="utf-8")
     rows = []
     for k, gold in enumerate(golds, start=1):

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic import ValidationInfo as Info
 
+FORMAT = 2  # of a run folder and all in it; another one is refused
 Estimator = Literal["k1", "k2", "k3", "exact"]
 DATA = "file (.jsonl, .json, .csv, .txt, each also .gz; .parquet, .arrow), folder, or hub name"
 

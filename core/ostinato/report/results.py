@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ostinato.config.errors import UserError
 from ostinato.config.reading import flat
+from ostinato.config.sections import FORMAT
 from ostinato.config.yaml_files import read_file
 from ostinato.report.tables import EVALUATION, known, number, readable
 
@@ -90,6 +91,8 @@ def read_run(path: Path) -> RunRecord:
         if not record.is_file():
             raise UserError(f"{path}: holds no run.yaml, so it is not a run's folder")
         facts = read_file(record)
+        if facts.get("format") != FORMAT:
+            raise UserError(f"{path}: holds a run of another edition of Ostinato")
         _Facts.model_validate(facts)
         found = RunRecord(path, facts["config"], facts["plugins"], _rows(path))
     except ValidationError as error:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ostinato.config.errors import UserError
 from ostinato.config.reading import flat
-from ostinato.config.sections import RunConfig
+from ostinato.config.sections import FORMAT, RunConfig
 from ostinato.config.yaml_files import YAMLError, dumped, parsed
 from ostinato.contract.plugins import Plugins
 from ostinato.runs.disk import disk_errors, sync
@@ -30,7 +30,6 @@ from ostinato.runs.metrics import Metrics
 from ostinato.runs.seal import SEAL, seal, unsealed
 
 T = TypeVar("T")
-FORMAT = 2  # of the folder and all in it; another one is refused
 MAY_CHANGE = ("iterations", "backend", "checkpoint_every")
 STACK = ("ostinato", "torch", "transformers", "accelerate", "datasets", "trl", "numpy")
 

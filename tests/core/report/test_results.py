@@ -72,8 +72,14 @@ def _bad_record(path: Path) -> str:
 
 
 def _other_record(path: Path) -> str:
-    (path / "run.yaml").write_text("config: {seed: 0}\n")
+    (path / "run.yaml").write_text("format: 2\nconfig: {seed: 0}\n")
     return f"{path / 'run.yaml'}: is damaged at 'config.iterations', and cannot be shown"
+
+
+def _older(path: Path) -> str:
+    file = path / "run.yaml"
+    file.write_text(file.read_text().replace("format: 2\n", ""))
+    return f"{path}: holds a run of another edition of Ostinato"
 
 
 def _no_seed(path: Path) -> str:
@@ -144,6 +150,7 @@ NUMBERS = (
         _no_record,
         _bad_record,
         _other_record,
+        _older,
         _no_seed,
         _plugin_without_name,
         _bad_line,
