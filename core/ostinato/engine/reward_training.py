@@ -244,10 +244,7 @@ class RewardTrainer:
         """The sum of what ``meta_update`` hooks answer, by parameter name."""
         if self.plain or not self.plugins.implementing("meta_update"):
             return {}
-        batch: dict[str, Any] | None = None
-        if self.meta is not None:
-            rows = torch.randperm(len(self.meta), generator=ctx.generator("meta prompts"))
-            batch = self.meta[rows[: max(1, ctx.config.reward_model.batch // 2)].tolist()]
+        batch = None if self.meta is None else self._meta_rows(self.meta, ctx)
         score = partial(self._meta_scores, model, batch)
         given = {"parameters": parameters, "loss": loss, "score": score, "meta_batch": batch}
         total: dict[str, Tensor] = {}
@@ -261,6 +258,12 @@ class RewardTrainer:
             for key, value in answer.items():
                 total[key] = total[key] + value.detach() if key in total else value.detach()
         return total
+
+    def _meta_rows(self, meta: Dataset, ctx: Context) -> dict[str, Any]:
+        """Other prompts at each update, half as many as a batch has comparisons."""
+        rows = torch.randperm(len(meta), generator=ctx.generator("meta prompts"))
+        found: dict[str, Any] = meta[rows[: max(1, ctx.config.reward_model.batch // 2)].tolist()]
+        return found
 
     def _meta_scores(self, model: RewardModel, batch: Mapping[str, Any] | None) -> Tensor:
         """Scores (prompts, responses) of unlabelled responses, with their graph."""

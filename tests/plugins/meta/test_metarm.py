@@ -83,8 +83,8 @@ def test_gradient_is_that_at_theta_plus_eta_grad_j(kit, comparisons, monkeypatch
 
 def test_every_update_draws_prompts_anew(kit, comparisons):
     one = kit.make("metarm", updates=3)
-    fit = one.trainer(meta_rows(kit, 32, 0))
-    drawn = [fit._meta_rows(fit.ctx.at(step=s))["responses"] for s in (0, 1, 0)]
+    fit, meta = one.trainer(), meta_rows(kit, 32, 0)
+    drawn = [fit._meta_rows(meta, fit.ctx.at(step=s))["responses"] for s in (0, 1, 0)]
     assert drawn[0] == drawn[2] != drawn[1]
     assert [len(d) for d in drawn] == [4] * 3  # half as many prompts as the batch has comparisons
 
