@@ -261,3 +261,16 @@ def test_the_summary_is_the_iterations_last_evaluation_and_its_largest_gold(gold
     assert (made["peak_gold"], made[GOLD]) == (peak, golds[-1])
     assert (made["kl"], made["kl_init"]) == (2 + 0.5 * last, last)
     assert not {"step", "samples", "iteration"} & set(made)
+
+
+def test_a_combined_model_is_calibrated_on_all_of_its_data_and_the_newest_held_out(
+    session, kit, comparisons, monkeypatch
+):
+    one = kit.make()
+    made = one.initial()
+    s = session(combine_rm=lambda self: made)
+    asked = []
+    monkeypatch.setattr(stages, "calibrate", lambda *given: asked.append(given))
+    pairs = [SimpleNamespace(train=f"D~_{k}", held_out=f"held out {k}") for k in (1, 2)]
+    assert stages.combined_reward(s, [one.initial()] * 2, pairs, "D_2") is made
+    assert asked == [(s, made, "D_2", "held out 2")]
