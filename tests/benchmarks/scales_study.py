@@ -1,7 +1,8 @@
 """The three units of a reward side by side: what each does to gold, at one coefficient and one KL.
 
     python tests/benchmarks/scales_study.py toy --seeds 5 --out runs/scales
-    python tests/benchmarks/scales_study.py quickstart --seeds 5 --out runs/scales --iterations 2
+    python tests/benchmarks/scales_study.py quickstart --seeds 2 --out runs/scales --iterations 2 \
+        --methods worst_case ensemble
     python tests/benchmarks/scales_study.py --tables docs/measured/scales.csv
 
 One thread a run. Finished runs are not run again; `--csv` collects what is finished, a row an
@@ -176,6 +177,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, a thread each")
     parser.add_argument("--iterations", type=int, help="the world's when left out")
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS], default=[*METHODS])
     parser.add_argument("--out", type=Path, default=Path("runs/scales"))
     parser.add_argument("--csv", type=Path, help="collect the finished runs here")
     parser.add_argument("--tables", type=Path, help="print the tables of this CSV")
@@ -192,7 +194,7 @@ def main() -> None:
                 more,
             )
             for seed in range(args.seeds)
-            for method in METHODS
+            for method in args.methods
             for unit in UNITS
         ]
         with ThreadPoolExecutor(args.jobs) as pool:
