@@ -21,7 +21,8 @@ class Pause(Exception):
 def closest(name: str, valid: Iterable[str]) -> str:
     """What follows an unknown name: ``; did you mean 'x'?``, or the list where it is short."""
     names = sorted(valid)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    within = [n for n in names if n.endswith(f"_{name}")]
+    near = within or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{near[0]}'?"
     return f"; valid names are {', '.join(names)}" if 0 < len(names) <= 12 else ""

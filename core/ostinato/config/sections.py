@@ -156,22 +156,11 @@ class GenerationSection(Section):
 
     max_new_tokens: int = Field(256, ge=1, description="longest response in tokens")
     temperature: float = Field(1.0, gt=0, description="logits are divided by it everywhere")
-    top_k: int = Field(0, ge=0, description="0 is off; must be 0 while the policy is optimised")
-    top_p: float = Field(1.0, gt=0, le=1, description="1 is off; must be 1 likewise")
     preference_top_p: float = Field(
         1.0, gt=0, le=1, description="pairs alone, held-out ones too, are drawn from this nucleus"
     )
     stop: str | None = Field(None, description="stop token; the tokenizer's eos when left out")
     batch: int = Field(256, ge=1, description="responses sampled at once")
-
-    @model_validator(mode="after")
-    def _unrestricted(self) -> GenerationSection:
-        if self.top_k or self.top_p < 1:
-            raise ValueError(
-                f"top_k {self.top_k} and top_p {self.top_p:g}: the policy must be sampled without "
-                "restriction (top_k 0, top_p 1), or the KL comes out negative"
-            )
-        return self
 
 
 class PreferencesSection(Section):
@@ -305,13 +294,11 @@ class RunConfig(Section):
     @field_validator("checkpoint_every", mode="before")
     @classmethod
     def _rollouts_or_time(cls, value: Any) -> Any:
-        if value is None or (isinstance(value, int) and value >= 1):
+        number = isinstance(value, int) and value >= 1
+        if value is None or number or (isinstance(value, str) and seconds(value) > 0):
             return value
-        if isinstance(value, str) and seconds(value) > 0:
-            return value
-        raise ValueError(
-            f"expected a number of rollouts, such as 4, or a time, such as '5 min', got {value!r}"
-        )
+        wanted = "a number of rollouts, such as 4, or a time, such as '5 min'"
+        raise ValueError(f"expected {wanted}, got {value!r}")
 
     @field_validator("plugins", mode="before")
     @classmethod

@@ -56,7 +56,6 @@ class PromptSet:
         return self.take(i for i in range(len(self)) for _ in range(times))
 
     def take(self, index: Iterable[int]) -> PromptSet:
-        """The prompts at these places."""
         chosen = list(index)
         return PromptSet(
             [self.ids[i] for i in chosen],
@@ -182,10 +181,9 @@ def render(row: Mapping[str, Any], template: str, field: str, where: str) -> str
     try:
         return _Filled(field, where).vformat(template, (), row)
     except (LookupError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"prompts.template: '{template}' does not fit the rows of {where}: {error}; "
-            f"their columns are {', '.join(row)}"
-        ) from None
+        fault = f"{error}; their columns are {', '.join(row)}"
+        said = f"prompts.template: '{template}' does not fit the rows of {where}"
+        raise UserError(f"{said}: {fault}") from None
 
 
 def text_of(row: Mapping[str, Any], column: str, where: str) -> str:
@@ -241,10 +239,9 @@ def _check_enough(found: Mapping[str, Sized], settings: PromptsSection, kind: st
     pairs, total = settings.preference + settings.held_out, sum(map(len, found.values()))
     for name, n in (("preference", pairs), ("rl", 1), ("evaluation", settings.evaluation)):
         if len(found[name]) < n:
-            raise UserError(
-                f"prompts: {settings.data} gives {len(found[name])} {name} prompts of {total} "
-                f"{kind}, but {n} are asked for; change prompts.{name}, prompts.shares or the data"
-            )
+            given = f"{settings.data} gives {len(found[name])} {name} prompts of {total} {kind}"
+            hint = f"change prompts.{name}, prompts.shares or the data"
+            raise UserError(f"prompts: {given}, but {n} are asked for; {hint}")
 
 
 def load_prompts(settings: PromptsSection, tokenizer: Any) -> PromptSplits:

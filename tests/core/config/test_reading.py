@@ -252,7 +252,10 @@ MALFORMED = {
         {"prompts": {"data": "x", "shares": {"rl": 0.9}}},
         ["run: prompts.shares: the shares add up to 1.5, expected 1"],
     ),
-    "restricted sampling": ({"generation": {"top_k": 5}}, ["run: generation: top_k 5 and top_p"]),
+    "restricted sampling": (
+        {"generation": {"top_p": 0.9}},
+        ["run: generation.top_p: unknown key; did you mean 'preference_top_p'?"],
+    ),
     "no gold": ({"gold": {}}, ["run: gold: give exactly one of model"]),
     "random without a type": (
         {"policy": {"random": {"hidden_size": 3}}},

@@ -219,7 +219,8 @@ def test_a_response_that_outgrows_the_models_context_is_refused_beforehand(polic
         check_length(policy.lm, 5, kit.config.generation)
 
 
-@pytest.mark.parametrize("setting", [{"top_k": 5}, {"top_p": 0.9}])
-def test_a_restricted_sampler_is_refused(policies, setting):
-    with pytest.raises(UserError, match="the policy must be sampled without restriction"):
-        policies.make(generation=setting)
+@pytest.mark.parametrize("key", ["top_k", "top_p", "min_p"])
+def test_a_restricted_sampler_is_refused(policies, key):
+    """Sampled so, the KL would come out negative: pairs alone have a nucleus."""
+    with pytest.raises(UserError, match=f"generation.{key}: unknown key"):
+        policies.make(generation={key: 0.9})
