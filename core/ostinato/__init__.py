@@ -8,101 +8,72 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ostinato.config.errors import NonFiniteError, Pause, UserError
-from ostinato.contract.hookspecs import hookimpl
+from ostinato.config.errors import NonFiniteError as NonFiniteError
+from ostinato.config.errors import Pause as Pause
+from ostinato.config.errors import UserError as UserError
+from ostinato.contract.hookspecs import hookimpl as hookimpl
 
 if TYPE_CHECKING:
-    from ostinato.config.reading import load_config
-    from ostinato.config.sections import RunConfig
-    from ostinato.contract.batches import (
-        PolicyHandle,
-        PolicyHistory,
-        PolicyOutputs,
-        PreferenceBatch,
-        RewardBatch,
-        Rollout,
-    )
-    from ostinato.contract.context import Context
-    from ostinato.contract.events import Event
-    from ostinato.data.preferences import swapped
-    from ostinato.data.prompts import read_rows
-    from ostinato.loop import Run, run
-    from ostinato.models.loading import padded, prompt_tokens, response_tokens
-    from ostinato.models.policy import Policy
-    from ostinato.models.reward import Reward, combine
-    from ostinato.models.reward_model import RewardModel, trained_reward
-    from ostinato.models.ruler import calibrated
-    from ostinato.models.samples import RMOutputs, Samples, Scores
-    from ostinato.models.weights import average, distance, follow, lerp, slerp, slerp_all
+    from ostinato.config.reading import load_config as load_config
+    from ostinato.config.sections import RunConfig as RunConfig
+    from ostinato.contract.batches import PolicyHandle as PolicyHandle
+    from ostinato.contract.batches import PolicyHistory as PolicyHistory
+    from ostinato.contract.batches import PolicyOutputs as PolicyOutputs
+    from ostinato.contract.batches import PreferenceBatch as PreferenceBatch
+    from ostinato.contract.batches import RewardBatch as RewardBatch
+    from ostinato.contract.batches import Rollout as Rollout
+    from ostinato.contract.context import Context as Context
+    from ostinato.contract.events import Event as Event
+    from ostinato.data.preferences import swapped as swapped
+    from ostinato.data.prompts import read_rows as read_rows
+    from ostinato.loop import Run as Run
+    from ostinato.loop import run as run
+    from ostinato.models.loading import padded as padded
+    from ostinato.models.loading import prompt_tokens as prompt_tokens
+    from ostinato.models.loading import response_tokens as response_tokens
+    from ostinato.models.policy import Policy as Policy
+    from ostinato.models.reward import Reward as Reward
+    from ostinato.models.reward import combine as combine
+    from ostinato.models.reward_model import RewardModel as RewardModel
+    from ostinato.models.reward_model import trained_reward as trained_reward
+    from ostinato.models.ruler import calibrated as calibrated
+    from ostinato.models.samples import RMOutputs as RMOutputs
+    from ostinato.models.samples import Samples as Samples
+    from ostinato.models.samples import Scores as Scores
+    from ostinato.models.weights import average as average
+    from ostinato.models.weights import distance as distance
+    from ostinato.models.weights import follow as follow
+    from ostinato.models.weights import lerp as lerp
+    from ostinato.models.weights import slerp as slerp
+    from ostinato.models.weights import slerp_all as slerp_all
 
-_HOME = {
-    name: module
-    for module, names in {
-        "config.reading": ("load_config",),
-        "config.sections": ("RunConfig",),
-        "models.loading": ("padded", "prompt_tokens", "response_tokens"),
-        "models.policy": ("Policy",),
-        "models.reward": ("Reward", "combine"),
-        "models.reward_model": ("RewardModel", "trained_reward"),
-        "models.ruler": ("Ruler", "calibrated"),
-        "models.samples": ("RMOutputs", "Samples", "Scores"),
-        "models.weights": ("average", "distance", "follow", "lerp", "slerp", "slerp_all"),
-        "contract.batches": (
-            "PolicyHandle",
-            "PolicyHistory",
-            "PolicyOutputs",
-            "PreferenceBatch",
-            "RewardBatch",
-            "Rollout",
-        ),
-        "contract.context": ("Context",),
-        "contract.events": ("Event",),
-        "data.preferences": ("swapped",),
-        "data.prompts": ("read_rows",),
-        "loop": ("Run", "run"),
-    }.items()
-    for name in names
+_MODULES = {
+    "config.reading": ["load_config"],
+    "config.sections": ["RunConfig"],
+    "contract.batches": [
+        "PolicyHandle",
+        "PolicyHistory",
+        "PolicyOutputs",
+        "PreferenceBatch",
+        "RewardBatch",
+        "Rollout",
+    ],
+    "contract.context": ["Context"],
+    "contract.events": ["Event"],
+    "data.preferences": ["swapped"],
+    "data.prompts": ["read_rows"],
+    "loop": ["Run", "run"],
+    "models.loading": ["padded", "prompt_tokens", "response_tokens"],
+    "models.policy": ["Policy"],
+    "models.reward": ["Reward", "combine"],
+    "models.reward_model": ["RewardModel", "trained_reward"],
+    "models.ruler": ["calibrated"],
+    "models.samples": ["RMOutputs", "Samples", "Scores"],
+    "models.weights": ["average", "distance", "follow", "lerp", "slerp", "slerp_all"],
 }
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [
-    "Context",
-    "Event",
-    "NonFiniteError",
-    "Pause",
-    "Policy",
-    "PolicyHandle",
-    "PolicyHistory",
-    "PolicyOutputs",
-    "PreferenceBatch",
-    "RMOutputs",
-    "Reward",
-    "RewardBatch",
-    "RewardModel",
-    "Rollout",
-    "Ruler",
-    "Run",
-    "RunConfig",
-    "Samples",
-    "Scores",
-    "UserError",
-    "average",
-    "calibrated",
-    "combine",
-    "distance",
-    "follow",
-    "hookimpl",
-    "lerp",
-    "load_config",
-    "padded",
-    "prompt_tokens",
-    "read_rows",
-    "response_tokens",
-    "run",
-    "slerp",
-    "slerp_all",
-    "swapped",
-    "trained_reward",
-]
+__all__ = sorted([*_HOME, "NonFiniteError", "Pause", "UserError", "hookimpl"])
 
 
 def __getattr__(name: str) -> Any:
