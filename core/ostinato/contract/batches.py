@@ -20,30 +20,22 @@ if TYPE_CHECKING:
 
 @dataclass
 class PreferenceBatch:
-    """One batch of comparisons for a reward model.
-
-    Rows are responses (N): text ``prompt`` and ``response``; ``input_ids`` and ``mask`` (N, T), the
-    two joined and padded right; ``group`` (N,), responses to one prompt of one collection;
-    ``rank`` (N,), 0 the most preferred of its group; ``prompt_id`` and ``iteration`` (N,).
-    Comparisons (C): ``pairs`` (C, 2), rows of chosen and rejected; ``label`` (C,) =
-    P(chosen preferred); ``margin`` (C,), 0 unless a plugin sets it; ``weight`` (C,), applied by the
-    core. Columns that plugins added to the data are in ``extra``, one entry a comparison.
-    """
+    """One batch of comparisons for a reward model: rows are responses, in which pairs point."""
 
     prompt: list[str]
     response: list[str]
-    input_ids: Tensor
-    mask: Tensor
-    response_mask: Tensor
-    group: Tensor
-    rank: Tensor
-    prompt_id: Tensor
-    iteration: Tensor
-    pairs: Tensor
-    label: Tensor
-    margin: Tensor
-    weight: Tensor
-    extra: dict[str, Any] = field(default_factory=dict)
+    input_ids: Tensor  # (N, T) prompt and response joined, padded right
+    mask: Tensor  # (N, T)
+    response_mask: Tensor  # (N, T)
+    group: Tensor  # (N,) responses to one prompt of one collection
+    rank: Tensor  # (N,) 0 the most preferred of its group
+    prompt_id: Tensor  # (N,)
+    iteration: Tensor  # (N,)
+    pairs: Tensor  # (C, 2) rows of chosen and rejected
+    label: Tensor  # (C,) P(chosen preferred)
+    margin: Tensor  # (C,) 0 unless a plugin sets it
+    weight: Tensor  # (C,) applied by the core
+    extra: dict[str, Any] = field(default_factory=dict)  # what plugins added, one a comparison
 
     def differences(self, features: Tensor) -> Tensor:
         """Features (N, D) -> (2C, D): chosen minus rejected of each comparison, then its negative.
@@ -56,23 +48,18 @@ class PreferenceBatch:
 
 @dataclass
 class RewardBatch:
-    """The rewards of B rollouts on their way to the policy optimiser.
-
-    ``score`` (B,); ``parts`` (B, members, heads) and ``part_std`` as in Scores; ``logprobs``,
-    ``ref_logprobs`` (B, T) nats per token, at the sampling temperature; ``mask`` (B, T);
-    ``finished``, ``group`` (B,); ``kl_scale`` (B,) multiplies ``kl_coefficient``, the controller's.
-    """
+    """The rewards of B rollouts on their way to the policy optimiser."""
 
     samples: Samples
-    score: Tensor
-    parts: Tensor
+    score: Tensor  # (B,)
+    parts: Tensor  # (B, members, heads) as in Scores, and so is part_std
     part_std: Tensor | None
-    logprobs: Tensor
-    ref_logprobs: Tensor
-    mask: Tensor
-    finished: Tensor
-    group: Tensor
-    kl_scale: Tensor
+    logprobs: Tensor  # (B, T) nats per token, at the sampling temperature
+    ref_logprobs: Tensor  # (B, T)
+    mask: Tensor  # (B, T)
+    finished: Tensor  # (B,)
+    group: Tensor  # (B,)
+    kl_scale: Tensor  # (B,) multiplies kl_coefficient, the controller's
     iteration: int
     step: int
     kl_coefficient: float = 0.0
@@ -80,25 +67,20 @@ class RewardBatch:
 
 @dataclass
 class Rollout:
-    """What a policy algorithm learns from: B responses with their rewards.
-
-    ``rewards`` (B, T): the score on the last real token and, where the algorithm takes the KL in
-    the reward, -coefficient * KL on every real token. ``values`` (B, T) zeros without a value head.
-    ``kl_coefficient`` (B,): the controller's times kl_scale; ``advantages``, ``returns`` (B, T).
-    """
+    """What a policy algorithm learns from: B responses with their rewards."""
 
     samples: Samples
-    mask: Tensor
-    score: Tensor
-    rewards: Tensor
-    logprobs: Tensor
-    ref_logprobs: Tensor
-    values: Tensor
-    kl_coefficient: Tensor
-    group: Tensor
-    finished: Tensor
-    advantages: Tensor
-    returns: Tensor
+    mask: Tensor  # (B, T)
+    score: Tensor  # (B,)
+    rewards: Tensor  # (B, T) the score at the end, less the KL where the algorithm takes it so
+    logprobs: Tensor  # (B, T)
+    ref_logprobs: Tensor  # (B, T)
+    values: Tensor  # (B, T) zeros without a value head
+    kl_coefficient: Tensor  # (B,) the controller's times kl_scale
+    group: Tensor  # (B,)
+    finished: Tensor  # (B,)
+    advantages: Tensor  # (B, T)
+    returns: Tensor  # (B, T)
 
     def rows(self, index: Tensor) -> Rollout:
         """The rollouts at ``index``, cut to their longest response."""
@@ -111,30 +93,21 @@ class Rollout:
 
 @dataclass
 class PolicyOutputs:
-    """The policy's answers for a Rollout: ``logprobs`` (nats per token) and ``values``, (B, T).
+    """The policy's answers for a Rollout, and the models, for terms that need another pass."""
 
-    ``policy`` and ``reference`` are the models themselves, for terms that need another forward
-    pass; the reference takes no gradient.
-    """
-
-    logprobs: Tensor
-    values: Tensor
+    logprobs: Tensor  # (B, T) nats per token
+    values: Tensor  # (B, T)
     policy: Policy
-    reference: Policy
+    reference: Policy  # takes no gradient
 
 
 class PolicyAlgorithm(Protocol):
-    """Advantage estimator and loss; the engine does the rest.
-
-    ``mean_over`` says what the terms of ``loss`` are means over, so that micro-batches add up:
-    real tokens, or responses. An optional ``keep(rollout)`` answers the rows (rows,) to train on,
-    int64; its rollout has the advantages. Without it every response is trained on.
-    """
+    """Advantage estimator and loss, and maybe ``keep(rollout)``; the engine does the rest."""
 
     responses_per_prompt: int
     uses_values: bool
     kl_in_reward: bool
-    mean_over: Literal["tokens", "responses"]
+    mean_over: Literal["tokens", "responses"]  # of the loss, so that micro-batches add up
 
     def advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Advantages and returns, each (B, T), zero on padding."""

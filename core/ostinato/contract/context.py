@@ -32,62 +32,46 @@ def _absent(*_: Any, **__: Any) -> Any:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``evaluate`` hooks measure: one sample of responses to the evaluation prompts.
-
-    ``proxy``, ``latest`` (B,) calibrated scores of R_k and of the newest reward model; ``gold``
-    (B,) standardised on SFT responses, None where that cannot be; ``kl`` (B,) exact, to the SFT
-    policy, nats per response. ``sft_samples``: to the same prompts, ``sft_gold`` (B,) theirs.
-    ``draw(purpose)`` samples once more, ``draw(purpose, other)`` another policy; ``proxy_of``,
-    ``latest_of`` and ``gold_of`` score any samples as those three are scored, on the CPU.
-    """
+    """What ``evaluate`` hooks measure: one sample of responses to the evaluation prompts."""
 
     policy: Policy
     sft: Policy
-    reward: Reward
+    reward: Reward  # R_k
     samples: Samples
-    proxy: torch.Tensor
-    latest: torch.Tensor
-    gold: torch.Tensor | None
-    kl: torch.Tensor
-    sft_samples: Samples
+    proxy: torch.Tensor  # (B,) calibrated scores of R_k
+    latest: torch.Tensor  # (B,) and of the newest reward model
+    gold: torch.Tensor | None  # (B,) standardised on SFT responses, None where that cannot be
+    kl: torch.Tensor  # (B,) exact, to the SFT policy, nats per response
+    sft_samples: Samples  # to the same prompts
     sft_gold: torch.Tensor | None
-    draw: Callable[..., Samples]
-    proxy_of: Callable[[Samples], torch.Tensor]
+    draw: Callable[..., Samples]  # (purpose) samples once more, (purpose, other) another policy
+    proxy_of: Callable[[Samples], torch.Tensor]  # this and those below: any samples, on the CPU
     latest_of: Callable[[Samples], torch.Tensor]
     gold_of: Callable[[Samples], torch.Tensor | None]
 
 
 @dataclass(frozen=True)
 class Context:
-    """The run as a hook sees it.
-
-    ``iteration`` counts from 1, ``step`` in rollouts or optimiser steps of the current stage.
-    ``member`` is the reward model in training, ``update`` the policy's optimiser update,
-    ``micro_batch`` the part of it, each 0 elsewhere; ``training`` names one of several in a stage
-    (a ``name`` or ``purpose`` that was asked for), else empty. All six seed :meth:`generator`.
-    ``readers``: how the run's plugins read reward models; ``directory``: the run's folder;
-    ``ruler``: the SFT responses on which every reward has mean 0; forward passes stand inside
-    ``autocast()``. In ``refine_data`` there are also ``fit(data, purpose, epochs=...)`` ->
-    RewardModel, trained on the preference loss alone, and ``cached(name, make)`` -> Dataset.
-    """
+    """The run as a hook sees it; the six from iteration to training seed :meth:`generator`."""
 
     config: RunConfig
     draws: Draws
     device: torch.device
     sft: PolicyHandle
     gold: Scorer | None = None
-    readers: Mapping[str, Reader] = field(default_factory=lambda: MEAN)
-    iteration: int = 0
-    step: int = 0
-    member: int = 0
-    update: int = 0
-    micro_batch: int = 0
-    training: str = ""
-    directory: Path = Path()
-    ruler: Ruler | None = None
+    readers: Mapping[str, Reader] = field(default_factory=lambda: MEAN)  # of the run's plugins
+    iteration: int = 0  # from 1
+    step: int = 0  # rollouts or optimiser steps of the current stage
+    member: int = 0  # the reward model in training
+    update: int = 0  # the policy's optimiser update
+    micro_batch: int = 0  # the part of it
+    training: str = ""  # one of several in a stage: the `name` or `purpose` that was asked for
+    directory: Path = Path()  # the run's folder
+    ruler: Ruler | None = None  # the SFT responses on which every reward has mean 0
+    # in refine_data: (data, purpose, epochs=...) -> RewardModel, on the preference loss alone
     fit: Callable[..., Any] = _absent
     cached: Callable[[str, Callable[[], Dataset]], Dataset] = _absent
-    autocast: Callable[[], AbstractContextManager[None]] = nullcontext
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext  # around forward passes
     evaluation: Evaluation | None = None
     logged: dict[str, float] = field(default_factory=dict)
 
@@ -99,7 +83,6 @@ class Context:
         return gold_scores(self.gold, samples, self.config.gold.batch)
 
     def at(self, **changes: Any) -> Context:
-        """The same context at another place."""
         return replace(self, **changes)
 
     def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:

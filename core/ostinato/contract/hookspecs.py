@@ -1,10 +1,7 @@
 """The contract: every hook of Ostinato, what it is given and what it answers.
 
 docs/hooks has a page for each, and says in index.md what the four kinds are and how a plugin is
-written.
-
-Shapes: N responses, C comparisons, T tokens, V views, B rollouts. ``ctx`` is an
-:class:`ostinato.Context`. Removing an argument of a hook takes a deprecation release.
+written. Shapes: C comparisons, V views, B rollouts.
 """
 
 from __future__ import annotations
@@ -48,38 +45,24 @@ def _hook(kind: str) -> Callable[[F], F]:
 
 @_hook("one")
 def combine_data(datasets: Sequence[Dataset], ctx: Context) -> Dataset:
-    """One: form the training set D_k from the labelled pairs of iterations 1..k (Wolf, Alg. 1).
-
-    ``datasets[i]`` holds iteration i + 1. Answer one with the same columns, which is not empty.
-    """
+    """One: form the training set D_k from the labelled pairs of iterations 1..k (Wolf, Alg. 1)."""
 
 
 @_hook("one")
 def combine_rm(  # type: ignore[empty-body]
     reward_models: Sequence[Reward], datasets: Sequence[Dataset], ctx: Context
 ) -> Reward:
-    """One: form the reward R_k that the policy is optimised on, from R~_1..R~_k (Wolf 2.2).
-
-    Each scores with mean 0 on ``ctx.ruler``, and so will R_k. Answer one of them, a lazy
-    ``ostinato.combine(models, reduce)``, or a new ``RewardModel``, which the core calibrates
-    unless its ``calibration`` is set.
-    """
+    """One: form the reward R_k that the policy is optimised on, from R~_1..R~_k (Wolf 2.2)."""
 
 
 @_hook("one")
 def init_policy(history: PolicyHistory, ctx: Context) -> PolicyHandle | Policy:  # type: ignore[empty-body]
-    """One: choose where iteration k's policy starts; it is also the KL reference (Wolf 2.2).
-
-    Answer a handle from ``history`` as it is, or a new policy. Never change what is given.
-    """
+    """One: choose where iteration k's policy starts; it is also the KL reference (Wolf 2.2)."""
 
 
 @_hook("chain")
 def reward_transform(rewards: RewardBatch, ctx: Context) -> RewardBatch:  # type: ignore[empty-body]
-    """Chain: change the rewards of B rollouts: ``score`` (B,) or ``kl_scale`` (B,).
-
-    Answer a batch of the same shape (``dataclasses.replace``); every number finite.
-    """
+    """Chain: change the rewards of B rollouts: ``score`` (B,) or ``kl_scale`` (B,)."""
 
 
 @_hook("sum")
@@ -95,28 +78,17 @@ def meta_update(  # type: ignore[empty-body]
     meta_batch: Any,
     ctx: Context,
 ) -> dict[str, Tensor]:
-    """Sum: displace the point at which the reward model's gradient is taken.
-
-    ``loss()`` is the whole loss and ``score()`` gives raw scores (prompts, responses) of the meta
-    batch, both with gradients. Answer {parameter name: displacement}; missing names are 0.
-    """
+    """Sum: displace the point at which the reward model's gradient is taken."""
 
 
 @_hook("one")
 def label(comparisons: Dataset, ctx: Context) -> Sequence[float]:  # type: ignore[empty-body]
-    """One: P(first response preferred) in [0, 1], one a comparison.
-
-    Held-out comparisons come last. Raise ``ostinato.Pause`` to wait for people.
-    """
+    """One: P(first response preferred) in [0, 1], one a comparison."""
 
 
 @_hook("chain")
 def refine_data(data: Dataset, ctx: Context) -> Dataset:
-    """Chain: clean or re-weight D_k before the reward model trains.
-
-    May change ``chosen``/``rejected`` (and all columns named after them), ``label``, ``margin``,
-    ``weight``, and add columns that it declares in ``provides``. Rows may go, not come.
-    """
+    """Chain: clean or re-weight D_k before the reward model trains."""
 
 
 @_hook("one")
@@ -126,21 +98,14 @@ def preference_loss(batch: PreferenceBatch, outputs: RMOutputs, ctx: Context) ->
 
 @_hook("one")
 def train_rm(fit: Callable[..., Any], initial: Any, data: Dataset, ctx: Context) -> Any:
-    """One: train R~_k from R_init. Default: ``fit(initial, data)`` once.
-
-    ``fit(model, data, *, epochs, lr, stop_loss, train, purpose)`` answers a trained copy.
-    """
+    """One: train R~_k from R_init. Default: ``fit(initial, data)`` once."""
 
 
 @_hook("one")
 def train_policy(
     optimise: Callable[..., Any], initial: Any, reward_model: Any, ctx: Context
 ) -> Any:
-    """One: optimise pi_k from pi_k_init on R_k. Default: ``optimise(initial, reward_model)`` once.
-
-    ``optimise(initial, reward_model, *, reference, on_update, name, evaluate)`` answers a trained
-    copy; ``optimise.evaluate(policy, step)`` writes an ``eval`` row, of which it needs one.
-    """
+    """One: optimise pi_k from pi_k_init on R_k. Default: ``optimise(initial, reward_model)``."""
 
 
 @_hook("one")
@@ -155,18 +120,12 @@ def policy_loss(batch: Rollout, outputs: PolicyOutputs, ctx: Context) -> dict[st
 
 @_hook("one")
 def kl_coefficient(kl: float | None, step: int, ctx: Context) -> float:  # type: ignore[empty-body]
-    """One: the KL coefficient of the rollout at ``step``.
-
-    ``kl`` is the mean KL per response (nats) of the rollout before, None at the first.
-    """
+    """One: the KL coefficient of the rollout at ``step``."""
 
 
 @_hook("sum")
 def evaluate(ctx: Context) -> dict[str, float]:  # type: ignore[empty-body]
-    """Sum: more numbers for an ``eval`` row; ``ctx.evaluation`` holds policy, samples, scores.
-
-    Every one finite: leave out what is undefined on this sample.
-    """
+    """Sum: more numbers for an ``eval`` row; ``ctx.evaluation`` holds policy, samples, scores."""
 
 
 @_hook("all")

@@ -1,8 +1,4 @@
-"""The plugins of a run: whether they may stand together, and how their hooks are called.
-
-Installed is not active: only the names in the run file's ``plugins`` list are imported, plus the
-documented default of each one-owner hook that nobody owns.
-"""
+"""The plugins of a run: whether they may stand together, and how their hooks are called."""
 
 from __future__ import annotations
 
@@ -27,16 +23,13 @@ CORE_COLUMNS = {"weight", "label"}
 
 @dataclass
 class Plugins:
-    """The active plugins of a run, and the three ways to call a hook.
-
-    Each call records a magnitude of what the plugin did in ``actions``: proof that it acted.
-    ``logged`` holds what hooks logged for the next row of metrics.jsonl.
-    """
+    """The active plugins of a run, and the three ways to call a hook."""
 
     active: list[Active]
     owners: dict[str, str]
+    # a magnitude of what each call did, by `plugin.hook`: proof that it acted
     actions: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    logged: dict[str, float] = field(default_factory=dict)
+    logged: dict[str, float] = field(default_factory=dict)  # for the next row of metrics.jsonl
 
     def implementing(self, hook: str) -> list[str]:
         """Names of the active plugins with this hook, in the run file's order."""
@@ -101,8 +94,7 @@ class Plugins:
 
         A need is a least value, save ``dropout``: two plugins that need different ones are refused.
         """
-        values = [a.needs[key] for a in self.active if a.needs.get(key)]
-        return max(values) if values else None
+        return max((a.needs[key] for a in self.active if a.needs.get(key)), default=None)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -127,14 +119,11 @@ class Plugins:
                 try:
                     states[a.name] = json.loads(json.dumps(a.instance.state_dict()))
                 except (TypeError, ValueError) as error:
-                    raise UserError(
-                        f"{a.found}: its state_dict() should hold numbers, text, lists and "
-                        f"mappings only: {error}"
-                    ) from error
+                    wanted = "should hold numbers, text, lists and mappings only"
+                    raise UserError(f"{a.found}: its state_dict() {wanted}: {error}") from error
         return {"states": states, "actions": dict(self.actions), "logged": dict(self.logged)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Give back what :meth:`state` answered."""
         self._pending(state["actions"], state["logged"])
         for a in self.active:
             if a.name in state["states"]:

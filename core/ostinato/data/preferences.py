@@ -25,25 +25,19 @@ SIDES = ("chosen", "rejected")
 
 @dataclass(frozen=True)
 class Preferences:
-    """The pairs of one iteration: ``train``; ``held_out``, which only measure accuracy; ``meta``.
-
-    ``meta`` holds responses of the current policy without labels, a row a prompt
-    (``prompt, responses, finished, prompt_ids, response_ids``), for plugins that need them.
-    """
+    """The comparisons of one iteration."""
 
     train: Dataset
-    held_out: Dataset | None = None
-    meta: Dataset | None = None
+    held_out: Dataset | None = None  # only measure accuracy
+    meta: Dataset | None = None  # of :func:`collect_meta`, for plugins that need them
 
     def save(self, folder: Path) -> None:
-        """One Arrow file each."""
         for name, data in self.__dict__.items():
             if data is not None:
                 write_arrow(data, folder / f"{name}.arrow")
 
     @classmethod
     def load(cls, folder: Path) -> Preferences:
-        """What :meth:`save` wrote."""
         files = {name: folder / f"{name}.arrow" for name in ("train", "held_out", "meta")}
         return cls(**{n: Dataset.from_file(str(f)) for n, f in files.items() if f.exists()})
 
@@ -57,12 +51,10 @@ def write_arrow(data: Dataset, path: Path) -> None:
 
 
 def save_data(data: Dataset, folder: Path) -> None:
-    """Comparisons as ``data.arrow``."""
     write_arrow(data, folder / "data.arrow")
 
 
 def load_data(folder: Path) -> Dataset:
-    """What :func:`save_data` wrote."""
     return Dataset.from_file(str(folder / "data.arrow"))
 
 

@@ -21,15 +21,11 @@ PARTS = ("evaluation", "rl")
 
 @dataclass(frozen=True)
 class Ruler:
-    """One SFT response to each evaluation prompt, and one to as many RL prompts, if there are.
-
-    ``gold`` and ``rl_gold`` (B,) are their raw golds, None without a gold model. All are scored in
-    fp32, whatever the run computes in.
-    """
+    """One SFT response to each evaluation prompt, and one to as many RL prompts, if there are."""
 
     evaluation: Samples
     rl: Samples
-    gold: Tensor | None = None
+    gold: Tensor | None = None  # (B,) raw, in fp32, whatever the run computes in
     rl_gold: Tensor | None = None
 
     def over(self, score: Callable[[Samples], Tensor]) -> Tensor:

@@ -17,20 +17,15 @@ Texts = Sequence[str]
 
 @dataclass
 class Samples:
-    """Prompts with sampled responses, as tokens of one tokenizer; text is decoded when asked for.
-
-    ``prompt_ids`` (B, P) is padded left, ``response_ids`` (B, T) right; masks are boolean and a
-    response's stop token counts as its last real token. ``finished`` (B,): the stop token came.
-    ``texts`` are the prompts as they were before they became tokens, where that is known.
-    """
+    """Prompts with sampled responses, tokens of one tokenizer; text is decoded when asked for."""
 
     tokenizer: Any
-    prompt_ids: Tensor
-    prompt_mask: Tensor
-    response_ids: Tensor
-    mask: Tensor
-    finished: Tensor
-    texts: Sequence[str] | None = None
+    prompt_ids: Tensor  # (B, P) padded left
+    prompt_mask: Tensor  # (B, P) true where real
+    response_ids: Tensor  # (B, T) padded right
+    mask: Tensor  # (B, T) true where real; the stop token is the last one that is
+    finished: Tensor  # (B,) the stop token came
+    texts: Sequence[str] | None = None  # prompts before they became tokens, where that is known
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
@@ -67,7 +62,6 @@ class Samples:
         return torch.tensor([mine == theirs for mine, theirs in rows])
 
     def to(self, device: torch.device) -> Samples:
-        """The same on another device."""
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return Samples(self.tokenizer, **moved, texts=self.texts)
 
@@ -82,15 +76,11 @@ class Samples:
 
 @dataclass
 class Scores:
-    """What a reward model says of B samples.
+    """What a reward model says of B samples."""
 
-    ``score`` (B,) calibrated; ``parts`` (B, members, heads) the same before members and heads were
-    reduced; ``part_std`` of that shape where a model predicts a standard deviation, else None.
-    """
-
-    score: Tensor
-    parts: Tensor
-    part_std: Tensor | None = None
+    score: Tensor  # (B,) calibrated
+    parts: Tensor  # (B, members, heads) the same before members and heads were reduced
+    part_std: Tensor | None = None  # likewise, where a model predicts a standard deviation
 
 
 class Scorer(Protocol):
@@ -102,15 +92,10 @@ class Scorer(Protocol):
 
 @dataclass
 class RMOutputs:
-    """A reward model's answers for a PreferenceBatch, V dropout views of each response.
+    """A reward model's answers for a PreferenceBatch, V dropout views of each response."""
 
-    ``score`` (V, N), raw; ``logits`` (V, N, outputs); ``hidden`` (V, N, D) at the final token;
-    ``lm_logits`` (V, N, T, vocabulary) if a plugin needs ``lm_head``. ``modules``: the plugin
-    modules trained with this model, by plugin name.
-    """
-
-    score: Tensor
-    logits: Tensor
-    hidden: Tensor
-    lm_logits: Tensor | None = None
-    modules: Mapping[str, torch.nn.Module] = field(default_factory=dict)
+    score: Tensor  # (V, N) raw
+    logits: Tensor  # (V, N, outputs)
+    hidden: Tensor  # (V, N, D) at the final token
+    lm_logits: Tensor | None = None  # (V, N, T, vocabulary) if a plugin needs `lm_head`
+    modules: Mapping[str, torch.nn.Module] = field(default_factory=dict)  # by plugin name
