@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ostinato.models.reward import combine as combine
     from ostinato.models.reward_model import RewardModel as RewardModel
     from ostinato.models.reward_model import trained_reward as trained_reward
+    from ostinato.models.ruler import Ruler as Ruler
     from ostinato.models.ruler import calibrated as calibrated
     from ostinato.models.samples import RMOutputs as RMOutputs
     from ostinato.models.samples import Samples as Samples
@@ -67,7 +68,7 @@ _MODULES = {
     "models.policy": ["Policy"],
     "models.reward": ["Reward", "combine"],
     "models.reward_model": ["RewardModel", "trained_reward"],
-    "models.ruler": ["calibrated"],
+    "models.ruler": ["Ruler", "calibrated"],
     "models.samples": ["RMOutputs", "Samples", "Scores"],
     "models.weights": ["average", "distance", "follow", "lerp", "slerp", "slerp_all"],
 }

@@ -37,12 +37,7 @@ def load_tokenizer(section: ModelSection, key: str) -> Any:
 
 
 def load_model(
-    auto: Any,
-    section: ModelSection,
-    tokenizer: Any,
-    key: str,
-    fresh: str = "",
-    **config: Any,
+    auto: Any, section: ModelSection, tokenizer: Any, key: str, fresh: str = "", **config: Any
 ) -> Any:
     """A model of the transformers class ``auto``: loaded, or built with random weights.
 
@@ -55,12 +50,10 @@ def load_model(
     if section.random is not None:
         wanted = {"vocab_size": size, **ids, **section.random, **config}
         try:
-            made = AutoConfig.for_model(**wanted)
-            model = auto.from_config(made)
+            model = auto.from_config(AutoConfig.for_model(**wanted))
         except Exception as error:  # whatever a config class or a model makes of wrong sizes
-            raise UserError(
-                f"{key}.random: transformers cannot build it: {first_line(error)}"
-            ) from error
+            fault = f"transformers cannot build it: {first_line(error)}"
+            raise UserError(f"{key}.random: {fault}") from error
     else:
         trusted = section.trust_remote_code
         model = load_weights(
@@ -87,9 +80,8 @@ def load_weights(auto: Any, name: Any, key: str, fresh: str = "", **arguments: A
     body = f"{model.base_model_prefix}."
     missing = set(facts["missing_keys"]) - {fresh}
     for first in sorted(missing, key=lambda weight: (weight.startswith(body), weight))[:1]:
-        raise UserError(
-            f"{key}: '{name}' is no whole {type(model).__name__}: its checkpoint holds no '{first}'"
-        )
+        kind = f"no whole {type(model).__name__}"
+        raise UserError(f"{key}: '{name}' is {kind}: its checkpoint holds no '{first}'")
     for p in (*model.parameters(), *model.buffers()):
         p.data = p.data.clone()  # safetensors aligns nothing, and sums round by alignment
     return model

@@ -42,7 +42,6 @@ class Policy(nn.Module):
 
     @classmethod
     def load_checkpoint(cls, folder: Path, temperature: float) -> Policy:
-        """A policy that a run saved."""
         return cls(*load_saved(AutoModelForCausalLM, folder), temperature)
 
     def save(self, folder: Path) -> None:
@@ -76,10 +75,8 @@ class Policy(nn.Module):
         whole = self.lm(input_ids=ids).logits
         parts = self.lm.get_output_embeddings()(self.lm.base_model(input_ids=ids)[0])
         if not torch.allclose(whole, parts, atol=1e-4):
-            raise UserError(
-                f"policy: a {self.lm.config.model_type} model rescales its logits after the output "
-                "head, which is not supported"
-            )
+            fault = "rescales its logits after the output head, which is not supported"
+            raise UserError(f"policy: a {self.lm.config.model_type} model {fault}")
 
     def hidden(self, samples: Samples, trunk: nn.Module | None = None) -> Tensor:
         """Trunk states that predict each real response token, all responses joined (R, D)."""

@@ -17,15 +17,11 @@ from ostinato.models.samples import Samples, Scores, Texts
 
 @dataclass(frozen=True)
 class Calibration:
-    """How raw outputs become scores, which have an arbitrary offset and scale otherwise.
+    """How raw outputs become scores, which have an arbitrary offset and scale otherwise."""
 
-    ``zeros`` (heads,), each head's mean on the ruler, is taken off before heads are read into a
-    score; ``mean``, that score's own mean there, after it; then ``unit`` is divided out.
-    """
-
-    zeros: tuple[float, ...] = (0.0,)
-    mean: float = 0.0
-    unit: float = 1.0
+    zeros: tuple[float, ...] = (0.0,)  # each head's mean on the ruler, taken off before reading
+    mean: float = 0.0  # of the score that is read there, taken off that
+    unit: float = 1.0  # divided out last
 
 
 class Reward(ABC):
@@ -116,5 +112,4 @@ combine = CombinedReward  # the name that plugins call
 
 
 def mean_over_members(scores: Tensor) -> Tensor:
-    """(B, n) -> (B,)."""
     return scores.mean(1)

@@ -34,7 +34,8 @@ from ostinato.models.samples import RMOutputs, Samples, Scores, Texts
 SCORING_BATCH = 256  # responses in one forward pass
 PLUGIN_MODULES = "plugin_modules.safetensors"
 
-Reader = Callable[..., Scores]  # (N, outputs) logits, (heads,) zeros, settings by name -> Scores
+# pure: logits (N, outputs), zeros (heads,) to take off the heads, settings by name -> Scores
+Reader = Callable[..., Scores]
 
 
 def read_mean(logits: Tensor, zeros: Tensor) -> Scores:
@@ -50,10 +51,8 @@ class RewardModel(nn.Module, Reward):
     """A transformers sequence-classification model that scores prompt + response.
 
     The head is transformers' bias-free ``score``; its input is the last real token's state. The
-    checkpoint gives raw outputs; ``calibration``, ``reader`` and ``settings``, which are the
-    reader's, travel in its config.json. ``readers`` are those that the run's plugins bring, by
-    name: one makes score, parts and std of the logits, ``read(logits, zeros, **settings)``, a pure
-    function; ``zeros`` (heads,) is taken off the heads.
+    checkpoint gives raw outputs; ``calibration``, ``reader`` and the reader's ``settings`` travel
+    in its config.json. ``readers`` are those that the run's plugins bring, by name.
     """
 
     def __init__(
@@ -99,10 +98,9 @@ class RewardModel(nn.Module, Reward):
         fresh = "" if trained else "score.weight"
         model = load_model(auto, section, tokenizer, key, fresh, num_labels=1)
         if not isinstance(getattr(model, "score", None), nn.Linear):
-            raise UserError(
-                f"{key}: a {model.config.model_type} model has no linear `score` head; expected a "
-                "decoder, such as a language model's body"
-            )
+            wanted = "expected a decoder, such as a language model's body"
+            kind = f"a {model.config.model_type} model has no linear `score` head"
+            raise UserError(f"{key}: {kind}; {wanted}")
         room = getattr(model.config, "max_position_embeddings", None) or section.max_tokens
         made = cls(model, tokenizer, max_tokens=min(section.max_tokens, room), readers=readers)
         if lm_head:
@@ -122,16 +120,9 @@ class RewardModel(nn.Module, Reward):
         facts = getattr(model.config, "ostinato", None)
         if facts is None:
             raise UserError(f"{folder}: config.json holds no ostinato calibration")
-        made = cls(
-            model,
-            tokenizer,
-            facts["reader"],
-            Calibration(**facts["calibration"] | {"zeros": tuple(facts["calibration"]["zeros"])}),
-            facts["max_tokens"],
-            facts["settings"],
-            readers,
-            facts["stop"],
-        )
+        scale = facts["calibration"]
+        calibration = Calibration(**scale | {"zeros": tuple(scale["zeros"])})
+        made = cls(model, tokenizer, readers=readers, **facts | {"calibration": calibration})
         if (folder / PLUGIN_MODULES).exists():
             weights = load_file(folder / PLUGIN_MODULES)
             made.plugin_modules = saved_modules({n: w.clone() for n, w in weights.items()})
@@ -139,13 +130,8 @@ class RewardModel(nn.Module, Reward):
 
     def save(self, folder: Path) -> None:
         """A checkpoint that AutoModelForSequenceClassification loads; it gives raw scores."""
-        self.model.config.ostinato = {
-            "reader": self.reader,
-            "settings": self.settings,
-            "calibration": vars(self.calibration),
-            "max_tokens": self.max_tokens,
-            "stop": self.stop,
-        }
+        facts = {name: getattr(self, name) for name in ("reader", "settings", "max_tokens", "stop")}
+        self.model.config.ostinato = facts | {"calibration": vars(self.calibration)}
         save_model(self.model, self.tokenizer, folder)
         if len(self.plugin_modules):
             save_file(self.plugin_modules.state_dict(), folder / PLUGIN_MODULES)
@@ -173,9 +159,8 @@ class RewardModel(nn.Module, Reward):
         made = self.copy()
         size = made.model.score.in_features
         generator = replace(draws, iteration=0).generator(purpose)
-        weight = torch.randn(outputs, size, generator=generator) / math.sqrt(size + 1)
         head = nn.Linear(size, outputs, bias=False)
-        head.weight = nn.Parameter(weight)
+        head.weight.data = torch.randn(outputs, size, generator=generator) / math.sqrt(size + 1)
         made.model.score = head.to(made.model.device)
         made.model.config.num_labels = made.model.num_labels = outputs
         made._read_with(reader, settings)
@@ -184,10 +169,8 @@ class RewardModel(nn.Module, Reward):
     def _read_with(self, reader: str, settings: Mapping[str, Any] | None) -> None:
         """Raises UserError where the run has no such reader."""
         if reader not in self.readers:
-            raise UserError(
-                f"reward model: it is read by plugin '{reader}', which the run does not list or "
-                "which has no function `read`"
-            )
+            fault = "which the run does not list or which has no function `read`"
+            raise UserError(f"reward model: it is read by plugin '{reader}', {fault}")
         self.reader, self.settings = reader, dict(settings or {})
 
     def read(self, logits: Tensor, zeros: Sequence[float] = (0.0,)) -> Scores:
@@ -266,11 +249,8 @@ class RewardModel(nn.Module, Reward):
             raise NonFiniteError("a reward model's score is not finite")
         scale = self.calibration
         raw = self.read(logits, scale.zeros)
-        return Scores(
-            (raw.score - scale.mean) / scale.unit,
-            raw.parts / scale.unit,
-            None if raw.part_std is None else raw.part_std / scale.unit,
-        )
+        std = None if raw.part_std is None else raw.part_std / scale.unit
+        return Scores((raw.score - scale.mean) / scale.unit, raw.parts / scale.unit, std)
 
     def score_samples(self, samples: Samples) -> Scores:
         """Calibrated; straight from the policy's tokens where the vocabularies agree."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from subprocess import DEVNULL, SubprocessError, check_output
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -30,6 +31,9 @@ from ostinato.runs.metrics import Metrics
 from ostinato.runs.seal import SEAL, seal, unsealed
 
 T = TypeVar("T")
+Make = Callable[[], T]
+Save = Callable[[T, Path], None]
+Load = Callable[[Path], T]
 MAY_CHANGE = ("iterations", "backend", "checkpoint_every")
 STACK = ("ostinato", "torch", "transformers", "accelerate", "datasets", "trl", "numpy")
 
@@ -58,33 +62,26 @@ class RunDirectory:
         self._visited: set[Path] = set()
 
     def close(self) -> None:
-        """Let another process have the folder."""
         self._lock.release()
 
     def _claim(self, config: RunConfig) -> bool:
         """Write run.yaml, or compare with the one that is there; answers whether there was one."""
         path = self.path / "run.yaml"
-        mine = self._record(config)
+        mine, other = self._record(config), f"{self.path}: holds a run of another"
         resumed = path.exists()
         if resumed:
             try:
                 with disk_errors(path, "read"):
                     theirs = parsed(path.read_text(encoding="utf-8"))
                 if theirs.get("format") != FORMAT:
-                    raise UserError(
-                        f"{self.path}: holds a run of another edition of Ostinato; choose another "
-                        "folder"
-                    )
+                    raise UserError(f"{other} edition of Ostinato; choose another folder")
                 changed = differences(theirs, mine)
             except (YAMLError, UnicodeDecodeError, LookupError, TypeError, AttributeError):
                 raise UserError(
                     f"{path}: is damaged; restore it, or start again in another folder"
                 ) from None
             if changed and any(self._finished()):  # else there is nothing to lose
-                raise UserError(
-                    f"{self.path}: holds a run of another config: {'; '.join(changed)}; "
-                    "choose another folder"
-                )
+                raise UserError(f"{other} config: {'; '.join(changed)}; choose another folder")
         with disk_errors(path):
             new = path.with_name(beside(path.name))
             new.write_text(dumped(mine), encoding="utf-8")
@@ -110,31 +107,21 @@ class RunDirectory:
         return (folder for folder in self._folders() if (folder / SEAL).exists())
 
     def _record(self, config: RunConfig) -> dict[str, Any]:
+        plugins = [
+            {key: getattr(a.found, key) for key in ("name", "distribution", "version")}
+            | {"hooks": a.hooks, "settings": a.settings}
+            for a in self.plugins.active
+        ]
         return {
             "format": FORMAT,
             "config": config.model_dump(mode="json"),
-            "plugins": [
-                {
-                    "name": a.name,
-                    "distribution": a.found.distribution,
-                    "version": a.found.version,
-                    "hooks": a.hooks,
-                    "settings": a.settings,
-                }
-                for a in self.plugins.active
-            ],
+            "plugins": plugins,
             "owners": self.plugins.owners,
             "versions": stack_versions(),
             "git": git_state(),
         }
 
-    def artefact(
-        self,
-        name: str,
-        make: Callable[[], T],
-        save: Callable[[T, Path], None],
-        load: Callable[[Path], T],
-    ) -> T:
+    def artefact(self, name: str, make: Make[T], save: Save[T], load: Load[T]) -> T:
         """What ``make`` answers, made once; a finished artefact loads if its checksums agree."""
         self._lock.check()
         folder = self.path / name
@@ -152,10 +139,9 @@ class RunDirectory:
 
     def _refuse_gap(self, folder: Path) -> None:
         """UserError, while metrics.jsonl is still whole, where later artefacts are there."""
-        finished = set(self._finished()) - self._visited
         later = sorted(
             str(f.relative_to(self.path))
-            for f in finished
+            for f in set(self._finished()) - self._visited
             if f.parent.suffix != ".checkpoints" and not f.name.startswith("cache-")
         )
         if later:
@@ -164,13 +150,7 @@ class RunDirectory:
                 f"{', '.join(later)} too, to compute all of it again"
             )
 
-    def cached(
-        self,
-        name: str,
-        make: Callable[[], T],
-        save: Callable[[T, Path], None],
-        load: Callable[[Path], T],
-    ) -> T:
+    def cached(self, name: str, make: Make[T], save: Save[T], load: Load[T]) -> T:
         """A result inside a stage; the metrics rows that it logged come back with it."""
         folder = self.path / name
         if not folder.exists():
@@ -220,12 +200,13 @@ class RunDirectory:
     ) -> None:
         """Replace the checkpoint of ``name`` inside an unfinished stage."""
         folder = self.path / f"{stage}.checkpoints" / f"{as_file(name)}-{step}"
-        contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
-
-        def write(new: Path) -> None:
-            save_file(contiguous, new / "tensors.safetensors")
-
-        self._write(folder, write, facts=dict(facts), step=step)
+        whole = {key: value.detach().contiguous() for key, value in tensors.items()}
+        self._write(
+            folder,
+            lambda new: save_file(whole, new / "tensors.safetensors"),
+            facts=dict(facts),
+            step=step,
+        )
         for older in set(self._checkpoints(stage, name).values()) - {folder}:
             shutil.rmtree(older)
 
@@ -283,36 +264,27 @@ def differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]
 def decisive(record: Mapping[str, Any]) -> dict[str, Any]:
     """The part of run.yaml that must stay: not iterations, backend, nor plugins that only watch."""
     plugins = [p for p in record["plugins"] if p["hooks"] != ["observe"]]
-    config = {k: v for k, v in record["config"].items() if k not in (*MAY_CHANGE, "plugins")}
-    return flat(
-        {
-            **config,
-            "plugins": {p["name"]: p["settings"] for p in plugins},
-            "order of plugins": [p["name"] for p in plugins],
-        }
-    )
+    config = {key: v for key, v in record["config"].items() if key not in MAY_CHANGE}
+    config["plugins"] = {p["name"]: p["settings"] for p in plugins}
+    config["order of plugins"] = [p["name"] for p in plugins]
+    return flat(config)
 
 
 def stack_versions() -> dict[str, str]:
-    """Versions of what the run stands on."""
     found = {}
     for name in STACK:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 
 def git_state() -> str | None:
     """Commit of the folder that the run was started in, with ``+`` if it had changes."""
+
+    def git(*command: str) -> str:
+        return check_output(["git", *command], stderr=DEVNULL, text=True, timeout=5).strip()
+
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5
-        ).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=5
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, SubprocessError):
         return None
-    return head + ("+" if dirty else "")

@@ -46,5 +46,4 @@ class Lock:
             )
 
     def release(self) -> None:
-        """Let another process have the folder."""
         self._lock.release()

@@ -31,10 +31,8 @@ class Metrics:
             self._captured.append(dict(row))
             return
         for key in non_finite(row):
-            raise NonFiniteError(
-                f"'{key}' of a '{row.get('kind')}' row is not finite at iteration "
-                f"{row.get('iteration')}, step {row.get('step', 0)}"
-            )
+            where = f"at iteration {row.get('iteration')}, step {row.get('step', 0)}"
+            raise NonFiniteError(f"'{key}' of a '{row.get('kind')}' row is not finite {where}")
         line = (json.dumps(row) + "\n").encode()
         self.check()
         with disk_errors(self.path), self.path.open("ab") as file:
