@@ -52,7 +52,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Context:
-    """The run as a hook sees it; the six from iteration to training seed :meth:`generator`."""
+    """The run as a hook sees it."""
 
     config: RunConfig
     draws: Draws
@@ -60,7 +60,7 @@ class Context:
     sft: PolicyHandle
     gold: Scorer | None = None
     readers: Mapping[str, Reader] = field(default_factory=lambda: MEAN)  # of the run's plugins
-    iteration: int = 0  # from 1
+    iteration: int = 0  # from 1; this and the five below seed `generator`
     step: int = 0  # rollouts or optimiser steps of the current stage
     member: int = 0  # the reward model in training
     update: int = 0  # the policy's optimiser update
