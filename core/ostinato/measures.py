@@ -19,9 +19,6 @@ from torch import Tensor
 Sample = Tensor | Sequence[float]
 
 
-# --- Over the tokens of a batch -------------------------------------------------------------------
-
-
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of x over the real tokens of the whole batch: a scalar, differentiable.
 
@@ -90,9 +87,6 @@ def clipped_surrogate(log_ratio: Tensor, advantages: Tensor, clip: float | None)
     return torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
 
 
-# --- KL, per token --------------------------------------------------------------------------------
-
-
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """log pi - log pi_ref of sampled tokens, nats per token: unbiased for KL(pi || pi_ref).
 
@@ -139,9 +133,6 @@ def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
         gap = (logp - _float(ref_row).log_softmax(-1)).masked_fill(p == 0, 0.0)  # no 0 * inf
         rows.append((p * gap).sum(-1).clamp_min(0.0))
     return torch.stack(rows)
-
-
-# --- Proxy against gold ---------------------------------------------------------------------------
 
 
 def standardise(x: Tensor, mean: float, std: float) -> Tensor:
@@ -271,9 +262,6 @@ def pairwise_accuracy(score_a: Sample, score_b: Sample, gold_a: Sample, gold_b: 
     decided = gold != 0
     agreement = (1 + score[decided] * gold[decided]) / 2  # 1 agrees, 0 disagrees, 1/2 is tied
     return agreement.mean().item()
-
-
-# --- Gold against KL ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
