@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 import ostinato
 from kill_runs import MICRO
 from ostinato.config.reading import load_config
+from ostinato.config.sections import RunConfig
 from ostinato.contract.plugins import Plugins, activate
 from ostinato.runs.directory import RunDirectory
 
@@ -35,10 +37,12 @@ def plugins(*names: str) -> Plugins:
 OPEN: list[RunDirectory] = []
 
 
-def opened(path: Path, *overrides: str, active: Plugins | None = None) -> RunDirectory:
+def opened(
+    path: Path, *overrides: str, active: Plugins | None = None, config: RunConfig | None = None
+) -> RunDirectory:
     """The run directory of a toy run, after those opened before are let go."""
     release()
-    directory = RunDirectory(path, load_config("toy", overrides), active or plugins())
+    directory = RunDirectory(path, config or load_config("toy", overrides), active or plugins())
     OPEN.append(directory)
     return directory
 
@@ -78,6 +82,12 @@ def _whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
     ostinato.run("toy", out, TOY)
     return out
+
+
+@pytest.fixture(name="open_prepared")
+def _open_prepared() -> Callable[[Path], RunDirectory]:
+    """Opens as somebody who may not read where the package is installed: it was read before."""
+    return partial(opened, config=load_config("toy"), active=plugins())
 
 
 @pytest.fixture(name="nobody")

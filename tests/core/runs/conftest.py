@@ -1,1 +1,1 @@
-from run_kit import _nobody, _out, _released, _whole  # noqa: F401
+from run_kit import _nobody, _open_prepared, _out, _released, _whole  # noqa: F401

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import ostinato
 from kill_runs import differing, outcome
 from ostinato import UserError
 from ostinato.runs import disk
+from ostinato.runs.directory import RunDirectory
 from run_kit import TOY, keep, opened, release
 
 
@@ -96,16 +97,18 @@ FORBIDDEN = ["metrics.jsonl", "run.yaml", "iteration-1", "iteration-1/data/text.
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)
-def test_what_may_not_be_read_is_told_as_that(name: str, nobody: Path) -> None:
+def test_what_may_not_be_read_is_told_as_that(
+    name: str, open_prepared: Callable[[Path], RunDirectory], nobody: Path
+) -> None:
     out = nobody / "run"
-    first = opened(out)
+    first = open_prepared(out)
     first.metrics.write({"kind": "a"})
     keep(first, "sft", "a text")
     keep(first, "iteration-1/data", "a text")
     release()
 
     def resume() -> None:
-        again = opened(out)
+        again = open_prepared(out)
         keep(again, "sft", "x")
         keep(again, "iteration-1/data", "x")
 
@@ -120,10 +123,12 @@ def test_what_may_not_be_read_is_told_as_that(name: str, nobody: Path) -> None:
     assert str(caught.value) == f"{out / name}: cannot be read: Permission denied"
 
 
-def test_what_may_not_be_written_is_told_as_that(nobody: Path) -> None:
+def test_what_may_not_be_written_is_told_as_that(
+    open_prepared: Callable[[Path], RunDirectory], nobody: Path
+) -> None:
     out = nobody / "run"
-    opened(out)
+    open_prepared(out)
     release()
     (out / "lock").chmod(0o444)
     with pytest.raises(UserError, match="run: cannot be written: Permission denied"):
-        opened(out)
+        open_prepared(out)
