@@ -1,7 +1,7 @@
 """The three units of a reward side by side: what each does to gold, at one coefficient and one KL.
 
     python tests/benchmarks/scales_study.py toy --seeds 5 --out runs/scales
-    python tests/benchmarks/scales_study.py quickstart --seeds 2 --out runs/scales --iterations 2 \
+    python tests/benchmarks/scales_study.py quickstart --seeds 3 --iterations 2 --out runs/scales \
         --methods worst_case ensemble
     python tests/benchmarks/scales_study.py --tables docs/measured/scales.csv
 
