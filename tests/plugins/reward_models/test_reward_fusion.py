@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import ostinato
 from ostinato import UserError, combine
@@ -16,6 +17,7 @@ from ostinato.models.reward import Calibration
 from ostinato.models.reward_model import RewardModel
 from ostinato.models.ruler import calibrated
 
+SEED = 7
 PROMPTS, RESPONSES, FINISHED = ["x", "yz", "z"], ["ab", "c", "dddd"], [True, False, True]
 
 
@@ -45,7 +47,8 @@ def foreign(kit, folder, family="llama", scale=50.0):
             **random, num_labels=1, pad_token_id=1, eos_token_id=0, bos_token_id=None
         )
         model = AutoModelForSequenceClassification.from_config(config)
-    model.score.weight.data.normal_(0, scale)
+    drawn = torch.Generator().manual_seed(SEED)
+    model.score.weight.data.normal_(0, scale, generator=drawn)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
