@@ -1,8 +1,7 @@
 """The three units of a reward side by side: what each does to gold, at one coefficient and one KL.
 
     python tests/benchmarks/scales_study.py toy --seeds 5 --out runs/scales
-    python tests/benchmarks/scales_study.py quickstart --seeds 3 --iterations 2 --out runs/scales \
-        --methods worst_case ensemble
+    python tests/benchmarks/scales_study.py quickstart --seeds 5 --iterations 2 --out runs/scales
     python tests/benchmarks/scales_study.py --tables docs/measured/scales.csv
 
 One thread a run. Finished runs are not run again; `--csv` collects what is finished, a row an
@@ -49,6 +48,7 @@ KEYS = (
     "spearman",
     "kl",
 )
+Runs = dict[tuple[str, str, str], dict[int, list[dict[str, float]]]]  # by world, unit, method
 EQUAL_KL = {"toy": 4.0, "quickstart": 8.0}  # nats per response; most runs reach them
 
 
@@ -119,11 +119,45 @@ def spread(values: list[float], form: str = ".2f") -> str:
     return f"{statistics.fmean(values):{form}} ± {deviation:.2f}"
 
 
+def last_iteration(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The evaluations of a run's last iteration."""
+    return [row for row in rows if row["iteration"] == rows[-1]["iteration"]]
+
+
+def differences(runs: Runs) -> list[str]:
+    """The default unit less each other one, mean and standard error over seeds.
+
+    Methods of one seed share prompts and pairs, so a seed counts once: the mean over its methods.
+    """
+    lines = []
+    for world, kl in EQUAL_KL.items():
+        for key in (f"gold at KL {kl:g}", "gold_sft_std", "gold_wins", "gap", "kl"):
+            cells = []
+            for other in UNITS[1:]:
+                by_seed: dict[int, list[float]] = {}
+                for method in METHODS:
+                    ours, theirs = (runs.get((world, u, method), {}) for u in (UNITS[0], other))
+                    for seed in sorted(ours.keys() & theirs.keys()):
+                        a, b = (
+                            at_kl(last_iteration(r[seed]), kl, "gold_sft_std")
+                            if key.startswith("gold at")
+                            else r[seed][-1][key]
+                            for r in (ours, theirs)
+                        )
+                        if a is not None and b is not None:
+                            by_seed.setdefault(seed, []).append(a - b)
+                means = [statistics.fmean(found) for found in by_seed.values()]
+                error = statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else 0.0
+                cells.append(f"{statistics.fmean(means):+.2f} ± {error:.2f}" if means else "–")
+            lines.append(f"| {world} | {key} | {' | '.join(cells)} |")
+    return lines
+
+
 def tables(path: Path) -> str:
     """Markdown: a table a world, a row a method and unit; then the old gap beside the new one."""
     with path.open(encoding="utf-8") as file:
         found = list(csv.DictReader(file))
-    runs: dict[tuple[str, str, str], dict[int, list[dict[str, float]]]] = {}
+    runs: Runs = {}
     for row in found:
         key = row["world"], row["unit"], row["method"]
         numbers = {k: float(row[k]) for k in (*KEYS, "iteration", "step")}
@@ -139,9 +173,7 @@ def tables(path: Path) -> str:
                 if not seeds:
                     continue
                 last = [r[-1] for r in seeds.values()]
-                curves = [
-                    [x for x in r if x["iteration"] == r[-1]["iteration"]] for r in seeds.values()
-                ]
+                curves = [last_iteration(r) for r in seeds.values()]
                 reached = [v for c in curves if (v := at_kl(c, kl, "gold_sft_std")) is not None]
                 few = f" ({len(reached)} of {len(seeds)})" if len(reached) < len(seeds) else ""
                 cells = [spread(reached, "+.2f") + few]
@@ -153,6 +185,8 @@ def tables(path: Path) -> str:
                 ):
                     cells.append(spread([r[key] for r in last], form))
                 lines.append(f"| {method} | {unit} | {' | '.join(cells)} |")
+    lines += ["", "| world | measure | training_std - sft_std | training_std - nats |"]
+    lines += ["|---|---|---|---|", *differences(runs)]
     lines += ["", "| world | method | iteration | gap | gap_latest | proxy wins | gold wins |"]
     lines[-1] += " gap_training_std |"
     lines += ["|---|---|---|---|---|---|---|---|"]
