@@ -81,17 +81,21 @@ class Ptx:
     def policy_loss(self, outputs: PolicyOutputs, ctx: Context) -> dict[str, Tensor]:
         """``nll``: gamma times the mean negative log-likelihood of the pieces drawn, per token."""
         settings, policy = self.config, outputs.policy
-        self._pieces = self._pieces or self.pieces(policy.tokenizer)
+        stop = policy.tokenizer.get_vocab().get(ctx.config.generation.stop)
+        self._pieces = self._pieces or self.pieces(policy.tokenizer, stop)
         count = -(-settings.batch // ctx.config.rl.accumulate)
         drawn = torch.randint(len(self._pieces), (count,), generator=ctx.generator("ptx"))
         ids, targets = zip(*(self._pieces[i] for i in drawn.tolist()), strict=True)
         return {"nll": settings.gamma * nll(policy.lm, policy.tokenizer.pad_token_id, ids, targets)}
 
-    def pieces(self, tokenizer: Any) -> list[tuple[list[int], list[int]]]:
-        """(token ids, targets) of every piece; targets are IGNORED where there is no loss."""
+    def pieces(self, tokenizer: Any, stop: int | None = None) -> list[tuple[list[int], list[int]]]:
+        """(token ids, targets) of every piece; targets are IGNORED where there is no loss.
+
+        A text ends as a response of the run does, with ``stop`` (the eos if left out).
+        """
         contexts, texts = self.config.texts()
         heads = prompt_tokens(tokenizer, contexts)
-        tails = response_tokens(tokenizer, texts, [True] * len(texts))
+        tails = response_tokens(tokenizer, texts, [True] * len(texts), stop)
         whole = [
             (head + tail, [IGNORED] * len(head) + tail)
             for head, tail in zip(heads, tails, strict=True)

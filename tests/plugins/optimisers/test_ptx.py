@@ -73,6 +73,14 @@ def test_the_term_is_transformers_own_loss_and_a_float64_one(policies, data):
     assert ours.item() == pytest.approx(0.7 * flat.mean(), rel=1e-5)
 
 
+def test_a_text_ends_with_the_stop_token_of_the_run(policies, tmp_path):
+    data = corpus(tmp_path / "one.jsonl", [{"text": "a b"}])
+    kit = make(policies, data, generation={"stop": "d"}, gamma=1.0, batch=2)
+    policy = kit.word_policy()
+    wanted = mean_nll(policy, [2, 3, 5])  # d, where the tokenizer's own eos is 0
+    assert term(kit, policy).item() == pytest.approx(wanted.mean(), rel=1e-5)
+
+
 def test_a_context_carries_no_loss(policies, tmp_path):
     rows = [{"question": "a b c", "answer": "d d"}]
     data = corpus(tmp_path / "pairs.jsonl", rows)
