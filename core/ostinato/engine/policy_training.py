@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,13 +17,7 @@ from ostinato.engine.policy_update import PolicyUpdate
 from ostinato.engine.rollouts import Rollouts
 from ostinato.models.policy import Policy
 from ostinato.models.reward import Reward
-from ostinato.runs.checkpoints import (
-    Schedule,
-    load_optimiser,
-    load_parameters,
-    optimiser_tensors,
-    parameters_of,
-)
+from ostinato.runs.checkpoints import Schedule, Training
 from ostinato.runs.directory import RunDirectory
 
 Log = Callable[..., None]
@@ -80,8 +74,9 @@ class PolicyTrainer:
         shared = (self.plugins, policy, anchor, algorithm, name)
         rollouts = Rollouts(*shared, self.prompts, reward_model)
         update = PolicyUpdate(*shared, optimiser, on_update)
-        moving = {"policy.": policy} | ({"reference.": anchor} if on_update else {})
-        first, kl = self._restore(name, moving, optimiser)
+        policies = {"policy": policy} | ({"reference": anchor} if on_update else {})
+        training = Training(policies, optimiser)
+        first, kl = self._restore(name, training)
         saved = Schedule(self.ctx.config.checkpoint_every, policy)
         if first == 0 and evaluate:
             self.record(policy, 0)
@@ -100,7 +95,8 @@ class PolicyTrainer:
             if evaluate and (last or (step + 1) % self.ctx.config.evaluation.every == 0):
                 self.record(policy, step + 1)
             if saved.due(step + 1) or last:
-                self._save(name, step + 1, moving, optimiser, kl)
+                made, facts = training.tensors(), {"kl": kl, "updates": self.updates}
+                self.directory.save_checkpoint(self.stage, name, step + 1, made, facts)
         return policy
 
     def evaluate(self, policy: Policy, step: int) -> None:
@@ -134,9 +130,7 @@ class PolicyTrainer:
             )
         return algorithm
 
-    def _restore(
-        self, name: str, moving: Mapping[str, Policy], optimiser: torch.optim.Optimizer
-    ) -> tuple[int, float | None]:
+    def _restore(self, name: str, training: Training) -> tuple[int, float | None]:
         """Rollouts done before a run was killed, and the KL of the last; all as it was then."""
         self._take(name)
         self.updates = 0
@@ -144,22 +138,6 @@ class PolicyTrainer:
         if found is None:
             return 0, None
         step, tensors, facts = found
-        for prefix, policy in moving.items():
-            load_parameters(policy, tensors, prefix)
-        load_optimiser(optimiser, tensors)
+        training.load(tensors)
         self.updates = facts["updates"]
         return step, facts["kl"]
-
-    def _save(
-        self,
-        name: str,
-        step: int,
-        moving: Mapping[str, Policy],
-        optimiser: torch.optim.Optimizer,
-        kl: float | None,
-    ) -> None:
-        tensors = optimiser_tensors(optimiser)
-        for prefix, policy in moving.items():
-            tensors |= parameters_of(policy, prefix)
-        facts = {"kl": kl, "updates": self.updates}
-        self.directory.save_checkpoint(self.stage, name, step, tensors, facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,32 +34,33 @@ class Schedule:
         return True
 
 
-def parameters_of(policy: Policy, prefix: str) -> dict[str, Tensor]:
-    """Parameters by name, tied ones once."""
-    return {prefix + name: p.detach() for name, p in policy.named_parameters()}
+@dataclass(frozen=True)
+class Training:
+    """What training moves: policies, by a name each, and their optimiser."""
 
+    policies: Mapping[str, Policy]
+    optimiser: torch.optim.Optimizer
 
-@torch.no_grad()
-def load_parameters(policy: Policy, tensors: Mapping[str, Tensor], prefix: str) -> None:
-    """Fill a policy's parameters in place."""
-    for name, p in policy.named_parameters():
-        p.copy_(tensors[prefix + name])
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters, tied ones once, and the optimiser's state, for safetensors: no pickle."""
+        found = {
+            f"{name}.{key}": p.detach()
+            for name, policy in self.policies.items()
+            for key, p in policy.named_parameters()
+        }
+        for index, state in self.optimiser.state_dict()["state"].items():
+            found |= {f"optimiser.{index}.{key}": value for key, value in state.items()}
+        return found
 
-
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Optimiser state as named tensors, for safetensors instead of a pickle."""
-    return {
-        f"optimiser.{index}.{key}": value
-        for index, state in optimiser.state_dict()["state"].items()
-        for key, value in state.items()
-    }
-
-
-def load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimiser."):
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Fill policies and optimiser in place with what :meth:`tensors` gave."""
+        for name, policy in self.policies.items():
+            for key, p in policy.named_parameters():
+                p.copy_(tensors[f"{name}.{key}"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for name in (n for n in tensors if n.startswith("optimiser.")):
             _, index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = value
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": state, "param_groups": groups})
+            state.setdefault(int(index), {})[key] = tensors[name]
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
