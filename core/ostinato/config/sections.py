@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic import ValidationInfo as Info
 
 FORMAT = 2  # of a run folder and all in it; another one is refused
-Estimator = Literal["k1", "k2", "k3", "exact"]
 DATA = "file (.jsonl, .json, .csv, .txt, each also .gz; .parquet, .arrow), folder, or hub name"
 
 
@@ -173,7 +172,7 @@ class KLSection(Section):
     """The penalty that keeps the policy near its reference, pi_k_init."""
 
     coefficient: float = Field(0.05, ge=0, description="coefficient of the per-token KL")
-    estimator: Estimator = Field(
+    estimator: Literal["k1", "k2", "k3", "exact"] = Field(
         "k1", description="of the sampled token, or exact; as a reward only k1 has KL's gradient"
     )
 

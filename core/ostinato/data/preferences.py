@@ -123,7 +123,7 @@ def drawn(
 ) -> Samples:
     """``count`` responses to each prompt, those of one prompt side by side."""
     each = prompts.repeated(count)
-    generator = ctx.draws.generator(purpose, device=policy.lm.device)
+    generator = ctx.generator(purpose, policy.lm.device)
     with ctx.autocast():
         return sample(policy, each.tokens, ctx.config.generation, generator, each.texts, top_p)
 

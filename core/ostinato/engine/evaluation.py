@@ -13,10 +13,10 @@ from torch import Tensor
 from ostinato.config.errors import NonFiniteError
 from ostinato.contract.context import Context, Evaluation
 from ostinato.contract.plugins import Plugins
+from ostinato.data.preferences import drawn
 from ostinato.data.prompts import PromptSet
 from ostinato.engine.calibration import over_training, scores_of, spread_part
 from ostinato.measures import mean_and_error, mean_and_std, mmd2, spearman, standardise, wins
-from ostinato.models.generation import sample
 from ostinato.models.kl import kl_per_response
 from ostinato.models.policy import Policy
 from ostinato.models.reward import Reward
@@ -54,7 +54,7 @@ class Evaluator:
     def __call__(self, policy: Policy, step: int) -> dict[str, Any]:
         """Sample, score and measure; see docs/concepts for each column and its unit."""
         ctx = self.ctx.at(step=step)
-        samples = self._draw(policy, "evaluation", ctx)
+        samples = drawn(policy, self.prompts, 1, ctx, "evaluation")
         scores = self._scores(samples, ctx.gold_scores(samples))
         with ctx.autocast():
             kl = kl_init = kl_per_response(policy, self.sft, samples)
@@ -71,7 +71,7 @@ class Evaluator:
             kl=kl,
             sft_samples=self.before,
             sft_gold=self._on_sft("gold", self.sft_scores),
-            draw=lambda purpose, other=policy: self._draw(other, purpose, ctx),
+            draw=lambda purpose, other=policy: drawn(other, self.prompts, 1, ctx, purpose),
             proxy_of=lambda of: scores_of(self.reward, of),
             latest_of=lambda of: scores_of(self.latest, of),
             gold_of=self._gold_of,
@@ -86,11 +86,6 @@ class Evaluator:
             "samples": self._texts(found),
             **self._of_plugins(ctx.at(evaluation=found)),
         }
-
-    def _draw(self, policy: Policy, purpose: str, ctx: Context) -> Samples:
-        settings, generator = ctx.config.generation, ctx.generator(purpose, policy.lm.device)
-        with ctx.autocast():
-            return sample(policy, self.prompts.tokens, settings, generator, self.prompts.texts)
 
     def _scores(self, samples: Samples, gold: Tensor | None) -> dict[str, Tensor]:
         """Scores (B,) by R_k and by the newest model, and ``gold`` where there is a gold model."""
@@ -123,22 +118,20 @@ class Evaluator:
         """Means on the scale of SFT responses and on that of D_k; MMD and rank correlation."""
         proxy, gold = scores["proxy"], scores.get("gold")
         own, golds = self._on_sft("proxy", scores), self._on_sft("gold", scores)
-        proxy_trained = mean(on_scale(proxy, self.training_scale["proxy"]))
-        gold_trained = mean(on_scale(gold, self.training_scale.get("gold")))
-        gap = None
-        if proxy_trained is not None and gold_trained is not None:
-            gap = proxy_trained - gold_trained
+        promised = mean(on_scale(proxy, self.training_scale["proxy"]))
+        kept = mean(on_scale(gold, self.training_scale.get("gold")))
+        rank = math.nan if gold is None else spearman(proxy, gold)  # nan where one is constant
         alone = [None if x is None else on_scale(x, mean_and_std(x)) for x in (proxy, gold)]
         return {
             "gold_sft_std": mean(golds),
             "proxy_sft_std": mean(own),
             "latest_sft_std": mean(self._on_sft("latest", scores)),
-            "proxy_training_std": proxy_trained,
-            "gold_training_std": gold_trained,
-            "gap_training_std": gap,
+            "proxy_training_std": promised,
+            "gold_training_std": kept,
+            "gap_training_std": None if promised is None or kept is None else promised - kept,
             "mmd": mmd(own, golds),
             "mmd_batch": mmd(*alone),
-            "spearman": None if gold is None else number(spearman(proxy, gold)),
+            "spearman": rank if math.isfinite(rank) else None,
         }
 
     def _texts(self, found: Evaluation) -> list[dict[str, Any]]:
@@ -184,8 +177,3 @@ def mean(values: Tensor | None) -> float | None:
 def mmd(a: Tensor | None, b: Tensor | None) -> float | None:
     """Squared MMD; null where a reward has no scale."""
     return None if a is None or b is None else mmd2(a, b)
-
-
-def number(value: float) -> float | None:
-    """A measure as JSON holds it: null where it is undefined on this sample."""
-    return float(value) if math.isfinite(value) else None

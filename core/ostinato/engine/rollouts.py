@@ -19,9 +19,9 @@ from ostinato.contract.answers import wrong
 from ostinato.contract.batches import PolicyAlgorithm, PolicyOutputs, RewardBatch, Rollout
 from ostinato.contract.context import Context
 from ostinato.contract.plugins import Plugins
+from ostinato.data.preferences import drawn
 from ostinato.data.prompts import PromptSet
-from ostinato.models.generation import sample
-from ostinato.models.kl import estimated_kl
+from ostinato.models.kl import ESTIMATES, kl_per_token
 from ostinato.models.policy import Policy
 from ostinato.models.reward import Reward
 from ostinato.models.samples import Samples
@@ -96,11 +96,9 @@ class Rollouts:
         """
         settings, k = ctx.config.rl, self.algorithm.responses_per_prompt
         prompts = self._prompts(ctx, settings.rollout_size // k)
-        each = prompts.repeated(k)
-        generator = ctx.generator(f"rollout {self.name}", self.policy.lm.device)
+        samples = drawn(self.policy, prompts, k, ctx, f"rollout {self.name}")
         size = settings.minibatch // settings.accumulate
         with ctx.autocast():
-            samples = sample(self.policy, each.tokens, ctx.config.generation, generator, each.texts)
             scores = self.reward_model.score_samples(samples)
             (ref_logprobs,) = in_parts(lambda s: (self.anchor.logprobs(s),), samples, size)
         whole = len(samples) <= size and not hasattr(self.algorithm, "keep")
@@ -163,11 +161,14 @@ class Rollouts:
         return float(answer)
 
     def _kl(self, scored: RewardBatch, ctx: Context) -> Tensor:
-        """KL (B, T) to the anchor at each token."""
-        estimator, policies = ctx.config.kl.estimator, (self.policy, self.anchor)
-        logprobs = scored.logprobs, scored.ref_logprobs
+        """``kl.estimator`` of the KL to the anchor at each token (B, T), 0 on padding."""
+        estimator = ctx.config.kl.estimator
         with ctx.autocast():
-            each = estimated_kl(estimator, *logprobs, *policies, scored.samples)
+            if estimator == "exact":  # both models once more
+                each = kl_per_token(self.policy, self.anchor, scored.samples)
+            else:
+                each = ESTIMATES[estimator](scored.logprobs, scored.ref_logprobs)
+        each = each.masked_fill(~scored.mask, 0.0)
         check_finite(each, f"kl.estimator {estimator}: the KL of a token")
         return each
 

@@ -1,18 +1,17 @@
-"""KL between two policies on sampled responses: exact, or the estimate that a run trains on."""
+"""KL between two policies on sampled responses: exact, or the estimates that a run can train on."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ostinato.config.sections import Estimator
 from ostinato.measures import exact_kl, kl_k1, kl_k2, kl_k3
 from ostinato.models.policy import Policy, spread
 from ostinato.models.samples import Samples
 
 FORWARD_ROWS = 64  # responses in one forward pass
 LOGITS = 2**24  # logits of each policy in memory at once
-ESTIMATES = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
+ESTIMATES = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}  # from the sampled tokens alone
 
 
 @torch.no_grad()
@@ -35,21 +34,3 @@ def kl_per_token(policy: Policy, other: Policy, samples: Samples) -> Tensor:
 def kl_per_response(policy: Policy, other: Policy, samples: Samples) -> Tensor:
     """KL(policy || other) (B,) over the full vocabulary, summed over response tokens, in nats."""
     return kl_per_token(policy, other, samples).sum(1).cpu()
-
-
-def estimated_kl(
-    estimator: Estimator,
-    logprobs: Tensor,
-    ref_logprobs: Tensor,
-    policy: Policy,
-    reference: Policy,
-    samples: Samples,
-) -> Tensor:
-    """``kl.estimator`` at each token (B, T), nats per token, 0 on padding; without gradient.
-
-    ``logprobs``, ``ref_logprobs`` (B, T): of the sampled tokens, which is all that k1, k2 and k3
-    need; ``exact`` runs both models once more.
-    """
-    if estimator == "exact":
-        return kl_per_token(policy, reference, samples)
-    return ESTIMATES[estimator](logprobs, ref_logprobs).masked_fill(~samples.mask, 0.0)
