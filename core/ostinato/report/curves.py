@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ostinato.report.gold_against_kl import Frontier, frontiers
+from ostinato.report.gold_against_kl import Frontier
 from ostinato.report.results import Group, RunRecord
 from ostinato.report.tables import known
 
@@ -44,10 +44,9 @@ class Curves:
 
 
 @rc_context(STYLE)
-def run_curves(run: RunRecord) -> list[Curves]:
+def run_curves(run: RunRecord, found: Sequence[Frontier]) -> list[Curves]:
     """Rewards and wins over rollouts, Gao's figure, and what the iterations ended with."""
     group = Group([run])
-    (found,) = frontiers([group])
     fits = {frontier.iteration: frontier for frontier in found}
     over_rollouts = {
         ("gold_sft_std", "proxy_sft_std"): _axes("rollouts", REWARD),
@@ -82,9 +81,9 @@ def run_curves(run: RunRecord) -> list[Curves]:
 
 
 @rc_context(STYLE)
-def group_curves(groups: Sequence[Group], titles: Sequence[str]) -> list[Curves]:
+def group_curves(listed: Sequence[tuple[Group, str, Sequence[Frontier]]]) -> list[Curves]:
     """The ends of the iterations, and gold against KL, a line a group."""
-    colours = dict(zip(titles, cycle(COLOURS), strict=False))
+    colours = dict(zip((title for _, title, _ in listed), cycle(COLOURS), strict=False))
     gold = "gold (SFT standard deviations)"
     at_ends = {
         "gold_sft_std": _axes("iteration", gold),
@@ -92,9 +91,9 @@ def group_curves(groups: Sequence[Group], titles: Sequence[str]) -> list[Curves]
         "gap": _axes("iteration", "gap"),
         "mmd": _axes("iteration", "MMD"),
     }
-    evaluated = sorted({k for group in groups for k in group.evaluated})
+    evaluated = sorted({k for group, _, _ in listed for k in group.evaluated})
     over_kl = {k: _axes(KL, gold, f"iteration {k}") for k in evaluated}
-    for group, colour, found in zip(groups, colours.values(), frontiers(groups), strict=True):
+    for (group, _, found), colour in zip(listed, colours.values(), strict=True):
         for key, axes in at_ends.items():
             ends = [
                 (k, statistics.fmean(v), statistics.stdev(v) if len(v) > 1 else 0.0)

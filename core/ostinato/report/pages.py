@@ -12,7 +12,7 @@ from ostinato.config.errors import UserError
 from ostinato.contract.events import Event
 from ostinato.report import gold_against_kl, tables
 from ostinato.report.curves import group_curves, run_curves
-from ostinato.report.gold_against_kl import frontiers
+from ostinato.report.gold_against_kl import Frontier, frontiers
 from ostinato.report.results import Group, RunRecord, read_run
 
 
@@ -20,14 +20,13 @@ def run_page(run: RunRecord) -> str:
     """The page of one run."""
     (found,) = frontiers([Group([run])])
     settings = (run.path / "run.yaml").read_text(encoding="utf-8")
-    values = {"curves": run_curves(run), "samples": _samples(run), "settings": settings}
+    values = {"curves": run_curves(run, found), "samples": _samples(run), "settings": settings}
     return _page("run.html", run=run, frontiers=found, **values)
 
 
-def comparison_page(groups: Sequence[Group], titles: Sequence[str]) -> str:
-    """The page that compares groups of runs."""
-    listed = list(zip(groups, titles, frontiers(groups), strict=True))
-    return _page("comparison.html", groups=listed, curves=group_curves(groups, titles))
+def comparison_page(listed: Sequence[tuple[Group, str, Sequence[Frontier]]]) -> str:
+    """The page that compares groups of runs, each with its title and its gold against KL."""
+    return _page("comparison.html", groups=listed, curves=group_curves(listed))
 
 
 def _page(template: str, **values: Any) -> str:

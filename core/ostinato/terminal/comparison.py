@@ -57,8 +57,8 @@ def report_runs(paths: Sequence[Path], out: Path | None = None) -> None:
     runs = _runs(paths)
     groups = groups_of(runs)
     screen = Screen()
-    every = frontiers(groups)
-    for group, title, found in zip(groups, titles(groups), every, strict=True):
+    listed = list(zip(groups, titles(groups), frontiers(groups), strict=True))
+    for group, title, found in listed:
         show(screen, "", heading_of(group, title), table_of(group))
         if said := saturation(group.rows):
             show(screen, said)
@@ -68,7 +68,7 @@ def report_runs(paths: Sequence[Path], out: Path | None = None) -> None:
             show(screen, "Gold by KL:", buckets_of(found), "Gao's fit:", fits)
         else:
             show(screen, NONE)
-    if any(every):
+    if any(found for _, _, found in listed):
         show(screen, FIT, "")
     written = []
     for run in runs:
@@ -80,7 +80,7 @@ def report_runs(paths: Sequence[Path], out: Path | None = None) -> None:
     if len(written) > 1:
         written = [f"report.html in {len(written)} run folders"]
     if out is not None:
-        write_page(out, comparison_page(groups, titles(groups)))
+        write_page(out, comparison_page(listed))
         written.append(str(out))
     if written:
         show(screen, f"written: {', '.join(written)}")

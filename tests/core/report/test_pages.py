@@ -13,6 +13,7 @@ import pytest
 from finished_runs import change_rows, make_run
 from ostinato.config.yaml_files import parsed
 from ostinato.contract.events import Event
+from ostinato.report.gold_against_kl import frontiers
 from ostinato.report.pages import comparison_page, run_page, write_report
 from ostinato.report.results import groups_of, read_run, titles
 
@@ -49,7 +50,7 @@ class Page(HTMLParser):
 
 def compared(*paths: Path) -> str:
     groups = groups_of([read_run(path) for path in paths])
-    return comparison_page(groups, titles(groups))
+    return comparison_page(list(zip(groups, titles(groups), frontiers(groups), strict=True)))
 
 
 def test_the_page_of_a_run(tmp_path: Path) -> None:
