@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -129,9 +130,7 @@ def _table(*columns: Column | str) -> Table:
 
 def type_of(field: FieldInfo) -> str:
     """A setting's type as it is written, with the bounds of its value."""
-    annotation = field.annotation
-    text = annotation.__name__ if inspect.isclass(annotation) else str(annotation)
-    text = text.replace("typing.", "").replace("NoneType", "None")
+    kind = inspect.formatannotation(field.annotation)
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     bounds = [
         f"{sign} {getattr(limit, key)}"
@@ -139,7 +138,7 @@ def type_of(field: FieldInfo) -> str:
         for key, sign in signs.items()
         if getattr(limit, key, None) is not None
     ]
-    return ", ".join([text, *bounds])
+    return ", ".join([kind, *bounds])
 
 
 def default_of(field: FieldInfo) -> str:
@@ -147,6 +146,4 @@ def default_of(field: FieldInfo) -> str:
     if field.is_required():
         return "(required)"
     value = field.get_default(call_default_factory=True, validated_data={})
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -48,7 +48,7 @@ class Plugin:
         ("limit", "int | None, >= 1", "null"),
         ("on", "bool", "true"),
         ("name", "str", "(required)"),
-        ("names", "list[str]", "['x']"),
+        ("names", "list[str]", '["x"]'),
     ],
 )
 def test_a_setting_in_words(name: str, kind: str, default: str) -> None:
