@@ -47,7 +47,7 @@ def run(
 
 
 def iterate(s: Session) -> None:
-    """Algorithm 1. A resumed run loads the stages that are finished and goes on."""
+    """Algorithm 1: how each stage is made, how saved, and how a resumed run loads it."""
     history = PolicyHistory(s.sft)
     policy = s.sft_policy  # pi_0 = pi_sft
     preferences: list[Preferences] = []
@@ -56,52 +56,44 @@ def iterate(s: Session) -> None:
         s.begin(k)
         # Draw y0, y1 ~ pi_{k-1}(. | x) for every prompt x and label them: D~_k   [label]
         pairs = s.stage(
-            "preferences",
-            make=lambda: stages.gather(s, policy),
-            save=Preferences.save,
-            load=Preferences.load,
+            "preferences", lambda: stages.gather(s, policy), Preferences.save, Preferences.load
         )
         preferences.append(pairs)
 
         # D_k = CombineData([D~_1 .. D~_k])   [combine_data, refine_data]
-        data = s.stage(
-            "data",
-            make=lambda: stages.training_data(s, preferences),
-            save=save_data,
-            load=load_data,
-        )
+        data = s.stage("data", lambda: stages.training_data(s, preferences), save_data, load_data)
 
         # R~_k = TrainRM(R_init, D_k)   [train_rm, preference_loss, rm_loss, meta_update]
         latest = s.stage(
             "reward_model",
-            make=lambda: stages.train_reward_model(s, data, pairs),
-            save=lambda made, folder: made.save(folder),
-            load=lambda folder: load_reward(folder, s.plugins.readers),
+            lambda: stages.train_reward_model(s, data, pairs),
+            lambda made, folder: made.save(folder),
+            lambda folder: load_reward(folder, s.plugins.readers),
         ).to(s.backend.device)
         reward_models.append(latest)
 
         # R_k = CombineRM([R~_1 .. R~_k])   [combine_rm]
         reward = s.stage(
             "combined",
-            make=lambda: stages.combined_reward(s, reward_models, preferences, data),
-            save=lambda made, folder: stages.save_combined(s, reward_models, made, folder),
-            load=lambda folder: stages.load_combined(s, reward_models, preferences, data, folder),
+            lambda: stages.combined_reward(s, reward_models, preferences, data),
+            lambda made, folder: stages.save_combined(s, reward_models, made, folder),
+            lambda folder: stages.load_combined(s, reward_models, preferences, data, folder),
         )
 
         # pi_k_init = InitPolicy([pi_0 .. pi_{k-1}])   [init_policy]
         initial = s.stage(
             "policy_init",
-            make=lambda: stages.initial_policy(s, history),
-            save=lambda made, folder: stages.save_handle(s, made, folder),
-            load=lambda folder: stages.load_handle(s, folder),
+            lambda: stages.initial_policy(s, history),
+            lambda made, folder: stages.save_handle(s, made, folder),
+            lambda folder: stages.load_handle(s, folder),
         )
 
         # pi_k = TrainRL(pi_k_init, R_k)   [train_policy, policy_algorithm, reward_transform, ...]
         policy = s.stage(
             "policy",
-            make=lambda: stages.train_policy(s, initial, reward, latest, data),
-            save=Policy.save,
-            load=s.load_policy,
+            lambda: stages.train_policy(s, initial, reward, latest, data),
+            Policy.save,
+            s.load_policy,
         )
         s.end()
         history.initial.append(initial)

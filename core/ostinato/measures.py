@@ -4,7 +4,8 @@ Pure functions of tensors; nothing here knows a model, a plugin or a file. Shape
 tokens, V vocabulary. Logs are natural, so KL is in nats. Masks are 1 (or True) on real tokens. What
 stands on padding never reaches a result, not even nan or inf. Halves are computed in float32.
 Statistics of a sample are computed in float64 on the CPU, without gradient. Shapes or lengths that
-differ, and should not, raise ValueError: broadcasting a mask would hide mistakes.
+differ, and should not, raise ValueError: broadcasting a mask would hide mistakes. So does a sample
+that holds a value which is not finite.
 """
 
 from __future__ import annotations
@@ -150,8 +151,7 @@ def mean_and_std(x: Sample) -> tuple[float, float | None]:
     """Mean and standard deviation (ddof 1) of x (n,).
 
     The std is None with fewer than two values, and where it is float32's rounding, below 1e-6 of
-    the largest value's size: no scale is ever made of noise. Raises ValueError when x is empty or a
-    value is not finite.
+    the largest value's size: no scale is ever made of noise. Raises ValueError when x is empty.
     """
     values = _sample("x", x)
     if not len(values):
@@ -165,7 +165,7 @@ def wins(score: Sample, other: Sample, same: Tensor) -> Tensor:
 
     score, other (n,), same (n,) bool -> (n,) float64: the mean is the share of prompts on which one
     response beats another, the same under any increasing change of the score. ``same`` marks equal
-    responses, which rounding may score apart. Raises ValueError as spearman.
+    responses, which rounding may score apart.
     """
     a, b = _paired(score=score, other=other)
     return torch.sign(a - b).masked_fill(same.cpu(), 0.0).add(1).div(2)
@@ -184,7 +184,7 @@ def temperature(differences: Sample, labels: Sample) -> float:
     preferred). Labels are drawn to 1/2 by one comparison either way (Platt 1999, "Probabilistic
     outputs for support vector machines", section 2.2), so that a model which orders all of them
     right keeps a T above 0. Inf where the scores order them no better than chance. Raises
-    ValueError when the lengths differ, are 0, or a value is not finite.
+    ValueError when n is 0.
     """
     d, p = _paired(differences=differences, labels=labels)
     if not len(d):
@@ -213,7 +213,7 @@ def mmd2(x: Sample, y: Sample) -> float:
     appendix A.2). The bandwidth follows the sample, by the median heuristic (Gretton et al.,
     section 8): the median |a - b| over all pairs of the pooled sample; where ties make that 0, the
     median of the positive distances; all values equal give 0.0. Memory grows with (n + m)^2.
-    Raises ValueError when n or m is below 2, or when a value is not finite.
+    Raises ValueError when n or m is below 2.
     """
     a, b = _sample("x", x), _sample("y", y)
     n, m = len(a), len(b)
@@ -236,8 +236,7 @@ def mmd2(x: Sample, y: Sample) -> float:
 def spearman(x: Sample, y: Sample) -> float:
     """Spearman's rank correlation of x (n,) and y (n,), tied values sharing their mean rank.
 
-    Pearson's correlation of the ranks; nan where either is constant. Raises ValueError when the
-    lengths differ, are below 2, or a value is not finite.
+    Pearson's correlation of the ranks; nan where either is constant. Raises ValueError if n < 2.
     """
     a, b = _paired(x=x, y=y)
     if len(a) < 2:
@@ -252,8 +251,7 @@ def pairwise_accuracy(score_a: Sample, score_b: Sample, gold_a: Sample, gold_b: 
     """Share of pairs that the scores order as gold does, over pairs that gold does not tie.
 
     Four samples (n,) -> a float in [0, 1]. A pair tied by the scores alone counts one half, so a
-    constant reward model has .5. Nan where gold ties every pair. Raises ValueError when lengths
-    differ or a value is not finite.
+    constant reward model has .5. Nan where gold ties every pair.
     """
     score_a, score_b, gold_a, gold_b = _paired(
         score_a=score_a, score_b=score_b, gold_a=gold_a, gold_b=gold_b
@@ -293,8 +291,8 @@ def gao_fit(kl: Sample, gold: Sample) -> GaoFit:
 
     kl (n,), nats per response, >= 0; gold (n,), with the gold reward of the initial policy
     subtracted, since the curve passes through 0 at KL 0 (Gao et al. 2023, arXiv 2210.10760,
-    section 1). A peak beyond the observed KL is an extrapolation. Raises ValueError when lengths
-    differ, a value is not finite, a KL is negative, or fewer than two positive KL values differ.
+    section 1). A peak beyond the observed KL is an extrapolation. Raises ValueError when a KL is
+    negative, or fewer than two positive KL values differ.
     """
     kls, golds = _paired(kl=kl, gold=gold)
     if bool((kls < 0).any()):

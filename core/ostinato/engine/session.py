@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +32,7 @@ from ostinato.models.loading import vocabulary_key
 from ostinato.models.policy import Policy
 from ostinato.models.reward_model import RewardModel
 from ostinato.models.ruler import Ruler
-from ostinato.runs.directory import RunDirectory
+from ostinato.runs.directory import Load, Make, RunDirectory, Save
 
 T = TypeVar("T")
 Watcher = Callable[[Event], None]
@@ -118,7 +119,7 @@ def looks_local(data: str) -> bool:
     return bool(Path(data).suffix) or data[:1] in PATHS or os.path.exists(data)
 
 
-class Session:
+class Session(AbstractContextManager["Session"]):
     """One process's hold on a run. A context manager: the folder is let go at the end."""
 
     def __init__(
@@ -173,9 +174,6 @@ class Session:
         )
         self.ruler = self.directory.artefact("ruler", self._ruler, Ruler.save, self._load_ruler)
         self.ctx = self.ctx.at(ruler=self.ruler)
-
-    def __enter__(self) -> Session:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.directory.close()
@@ -248,13 +246,7 @@ class Session:
         mine = [r for r in rows if r["kind"] == "iteration" and r["iteration"] == self.iteration]
         self.tell("iteration_finished", row=mine[-1])
 
-    def stage(
-        self,
-        stage: str,
-        make: Callable[[], T],
-        save: Callable[[T, Path], None],
-        load: Callable[[Path], T],
-    ) -> T:
+    def stage(self, stage: str, make: Make[T], save: Save[T], load: Load[T]) -> T:
         """A stage's result, made once an iteration; who watches is told."""
         name = self.name(stage)
         started = time.perf_counter()

@@ -65,10 +65,8 @@ def gather(s: Session, policy: Policy) -> Preferences:
         s.cached(WAITING, lambda: pairs)
         raise
     s.log_actions("preferences")
-    if not len(held_out):
-        return Preferences(labelled, None, meta)
     first = len(pairs) - len(held_out) * math.comb(s.config.preferences.responses, 2)
-    measured = labelled.select(range(first, len(pairs)))
+    measured = labelled.select(range(first, len(pairs))) if len(held_out) else None
     return Preferences(labelled.select(range(first)), measured, meta)
 
 

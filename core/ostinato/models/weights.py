@@ -48,7 +48,6 @@ def slerp(base: State, a: State, b: State, t: float) -> dict[str, Tensor]:
     equal norm keep it, where averaging shrinks it. Linear, (1-t) d1 + t d2, where sin W is near 0
     (parallel or opposite) or a task vector is 0.
     """
-
     return _merge(functools.partial(_slerp, t), base, a, b)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def iteration_table(rows: Sequence[Row]) -> Table:
     return numbers(["iter.", *(heading for heading, _, _ in ITERATION)], cells)
 
 
-class RunConsole:
+class RunConsole(AbstractContextManager["RunConsole"]):
     """Watches one run; a context manager, so that bars end before an error is told.
 
     On a terminal there are progress bars; elsewhere plain lines without control codes.
@@ -98,9 +99,6 @@ class RunConsole:
         self.spoke = self.started
         self.iteration = 0
         self.steps = 0
-
-    def __enter__(self) -> RunConsole:
-        return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._end_bars()
