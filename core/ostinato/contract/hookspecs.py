@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from datasets import Dataset
     from torch import Tensor
 
@@ -27,9 +29,11 @@ if TYPE_CHECKING:
     from ostinato.contract.context import Context
     from ostinato.contract.events import Event
     from ostinato.models.policy import Policy
+    from ostinato.models.prompts import PromptSet
     from ostinato.models.reward import Reward
-    from ostinato.models.samples import RMOutputs
+    from ostinato.models.samples import RMOutputs, Samples
 
+CONTRACT = "2"  # docs/contract.md says what may change, and how it is warned of
 hookimpl = pluggy.HookimplMarker("ostinato")
 KINDS: dict[str, str] = {}  # every hook's kind
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,6 +59,11 @@ def combine_rm(  # type: ignore[empty-body]
     """One: form the reward R_k that the policy is optimised on, from R~_1..R~_k (Wolf 2.2)."""
 
 
+@_hook("chain")
+def wrap_reward(reward: Reward, ctx: Context) -> Reward:  # type: ignore[empty-body]
+    """Chain: lay something around R_k: shaping, a penalty, a rule (``ostinato.wrapped``)."""
+
+
 @_hook("one")
 def init_policy(history: PolicyHistory, ctx: Context) -> PolicyHandle | Policy:  # type: ignore[empty-body]
     """One: choose where iteration k's policy starts; it is also the KL reference (Wolf 2.2)."""
@@ -62,7 +71,7 @@ def init_policy(history: PolicyHistory, ctx: Context) -> PolicyHandle | Policy: 
 
 @_hook("chain")
 def reward_transform(rewards: RewardBatch, ctx: Context) -> RewardBatch:  # type: ignore[empty-body]
-    """Chain: change the rewards of B rollouts: ``score`` (B,) or ``kl_scale`` (B,)."""
+    """Chain: change the rewards of B rollouts: ``score``, ``kl_scale`` (B,), ``token_score``."""
 
 
 @_hook("sum")
@@ -81,6 +90,25 @@ def meta_update(  # type: ignore[empty-body]
     """Sum: displace the point at which the reward model's gradient is taken."""
 
 
+@_hook("sum")
+def policy_meta_update(  # type: ignore[empty-body]
+    parameters: Mapping[str, Tensor], loss: Callable[[], Tensor], ctx: Context
+) -> dict[str, Tensor]:
+    """Sum: displace the point at which the policy's gradient is taken (SAM)."""
+
+
+@_hook("one")
+def draw_responses(policy: Policy, prompts: PromptSet, ctx: Context) -> Samples:  # type: ignore[empty-body]
+    """One: which responses are compared, K a prompt side by side. Default: K of the policy's."""
+
+
+@_hook("chain")
+def select_comparisons(
+    comparisons: Dataset, reward_models: Sequence[Reward], ctx: Context
+) -> Dataset:
+    """Chain: leave the comparisons that are worth a label; only those are asked for."""
+
+
 @_hook("one")
 def label(comparisons: Dataset, ctx: Context) -> Sequence[float]:  # type: ignore[empty-body]
     """One: P(first response preferred) in [0, 1], one a comparison."""
@@ -88,7 +116,7 @@ def label(comparisons: Dataset, ctx: Context) -> Sequence[float]:  # type: ignor
 
 @_hook("chain")
 def refine_data(data: Dataset, ctx: Context) -> Dataset:
-    """Chain: clean or re-weight D_k before the reward model trains."""
+    """Chain: clean, re-weight or augment D_k before the reward model trains."""
 
 
 @_hook("one")
@@ -103,7 +131,12 @@ def train_rm(fit: Callable[..., Any], initial: Any, data: Dataset, ctx: Context)
 
 @_hook("one")
 def train_policy(
-    optimise: Callable[..., Any], initial: Any, reward_model: Any, ctx: Context
+    optimise: Callable[..., Any],
+    initial: Policy,
+    reward_model: Reward,
+    data: Dataset,
+    prompts: PromptSet,
+    ctx: Context,
 ) -> Any:
     """One: optimise pi_k from pi_k_init on R_k. Default: ``optimise(initial, reward_model)``."""
 
@@ -111,6 +144,28 @@ def train_policy(
 @_hook("one")
 def policy_algorithm(ctx: Context) -> PolicyAlgorithm:  # type: ignore[empty-body]
     """One: the advantage estimator and the loss; called once per iteration."""
+
+
+@_hook("one")
+def choose_prompts(  # type: ignore[empty-body]
+    prompts: PromptSet, count: int, step: int, ctx: Context
+) -> Sequence[int]:
+    """One: the rows of ``count`` RL prompts for the rollout at ``step``. Default: permutations."""
+
+
+@_hook("chain")
+def sampling_logits(logits: Tensor, reference: Tensor | None, ctx: Context) -> Tensor:  # type: ignore[empty-body]
+    """Chain: the logits (B, vocabulary) from which a rollout's next tokens are drawn."""
+
+
+@_hook("chain")
+def filter_rollout(rollout: Rollout, ctx: Context) -> Tensor:  # type: ignore[empty-body]
+    """Chain: the rows (int64) of a rollout that are trained on; ``refill`` draws others."""
+
+
+@_hook("all")
+def after_rollout(row: Mapping[str, Any], policy: Policy, ctx: Context) -> str | None:
+    """All: told of each rollout's row; may answer ``ostinato.STOP`` or ``ostinato.KEEP``."""
 
 
 @_hook("sum")
