@@ -11,11 +11,17 @@ from pydantic import ValidationError
 
 from ostinato.config.complaints import complaint
 from ostinato.config.errors import UserError, closest
-from ostinato.config.sections import RunConfig
-from ostinato.config.worlds import placed, world_folder, worlds
+from ostinato.config.named import anchored, beside
+from ostinato.config.records import check_record
+from ostinato.config.sections import RunConfig, plugin_name
+from ostinato.config.worlds import placed, unported, world_folder, worlds
 from ostinato.config.yaml_files import YAMLError, parsed, read_file
 
 PATHS = ("model", "models", "tokenizer", "data", "against")  # settings that name files or folders
+SECTIONS = ("policy", "reward_model", "gold", "prompts", "sft")  # that have some of those
+FUNCTIONS = ("function", "functions")  # settings of the form module:name or file.py:name
+
+Settings = dict[str, Any]
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,10 +68,13 @@ def _set_plugin(listed: Any, path: Sequence[str], value: Any) -> Any:
     key = f"--set plugins.{'.'.join(path)}"
     name, *rest = path
     entries = [{e: {}} if isinstance(e, str) else e for e in listed]
-    if name not in (names := {one for entry in entries for one in entry}):
+    if name not in (names := {plugin_name(one) for entry in entries for one in entry}):
         raise UserError(f"{key}: the run lists no plugin '{name}'{closest(name, names)}")
     changed = _nested(rest, value)
-    return [{name: merged(e[name] or {}, changed)} if name in e else e for e in entries]
+    return [
+        {one: merged(e[one] or {}, changed) if plugin_name(one) == name else e[one] for one in e}
+        for e in entries
+    ]
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
@@ -73,13 +82,7 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
 
     Raises UserError with every complaint, one a line.
     """
-    if isinstance(source, Mapping):
-        where, settings = "run", dict(source)
-    elif str(source) in worlds() and not Path(source).exists():
-        where, settings = str(source), {"world": str(source)}
-    else:
-        where, settings = str(source), read_file(Path(source), worlds())
-        _anchor_paths(settings, Path(source).absolute().parent)
+    where, settings, record = _read(source)
     changes = [_override(text) for text in overrides]
     of_plugins = [(p[1:], v) for p, v in changes if p[0] == "plugins" and len(p) > 2]
     for path, value in changes:
@@ -94,31 +97,55 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     if folder and "plugins" in settings:
         settings["plugins"] = placed(settings["plugins"], folder)
     try:
-        config = RunConfig.model_validate(settings)
+        config = RunConfig.model_validate(_anchored_all(settings, Path.cwd()))
     except ValidationError as error:
         raise complaint(error, RunConfig, where) from None
-    if config.gold is not None and isinstance(source, str | Path) and Path(source).is_file():
-        config.gold._beside = Path(source).absolute().parent
+    config._replayed = record
     return config
 
 
-def _anchor_paths(settings: dict[str, Any], folder: Path) -> None:
-    """Paths in a run file are relative to it; a hub name is a path only where one is there."""
-    parts = [settings.get(name) for name in ("policy", "reward_model", "gold", "prompts", "sft")]
-    listed = settings.get("plugins")
-    for entry in listed if isinstance(listed, list) else ():
-        parts += entry.values() if isinstance(entry, dict) else ()
+def _read(source: str | Path | Mapping[str, Any]) -> tuple[str, Settings, Settings | None]:
+    """The source's name in a sentence, its settings, and where it is a run.yaml all of that."""
+    if isinstance(source, Mapping):
+        return "run", dict(source), None
+    if str(source) in worlds() and not Path(source).exists():
+        return str(source), {"world": str(source)}, None
+    where, settings = str(source), read_file(Path(source), worlds())
+    if "config" not in settings:
+        return where, _anchored_all(settings, Path(source).absolute().parent), None
+    check_record(settings, where)
+    if isinstance(world := settings["config"].get("world"), str):
+        settings = unported(settings, world_folder(world, where))
+    return where, settings["config"], settings
 
-    def anchored(value: Any, named: bool) -> Any:
-        if isinstance(value, dict):
-            return {key: anchored(one, key in PATHS) for key, one in value.items()}
-        if isinstance(value, list):
-            return [anchored(one, named) for one in value]
-        if not named or not isinstance(value, str):
-            return value
-        path = os.path.join(folder, os.path.expanduser(value))  # unlike Path's, it never raises
-        return os.path.realpath(path) if value[:1] in {".", "~"} or os.path.exists(path) else value
 
-    for part in parts:
-        if isinstance(part, dict):
-            part.update(anchored(part, named=False))
+def _anchored_all(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The settings with what names a file in ``folder`` made absolute."""
+    made = {
+        key: _anchored(value, folder) if key in SECTIONS else value
+        for key, value in settings.items()
+    }
+    if isinstance(listed := made.get("plugins"), list):
+        made["plugins"] = [_anchored_plugin(entry, folder) for entry in listed]
+    return made
+
+
+def _anchored_plugin(entry: Any, folder: Path) -> Any:
+    if isinstance(entry, dict):
+        return {_anchored_plugin(k, folder): _anchored(v, folder) for k, v in entry.items()}
+    return beside(entry, folder) if isinstance(entry, str) else entry
+
+
+def _anchored(value: Any, folder: Path, key: str = "") -> Any:
+    """Only settings of certain names are paths; a hub name is one only where a file is so named."""
+    if isinstance(value, dict):
+        return {name: _anchored(one, folder, name) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_anchored(one, folder, key) for one in value]
+    if not isinstance(value, str) or os.path.isabs(value):
+        return value
+    if key in FUNCTIONS:
+        return beside(value, folder)
+    path = anchored(value, folder)
+    there = key in PATHS and (value[:1] in {".", "~"} or os.path.exists(path))
+    return path if there else value

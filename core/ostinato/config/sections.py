@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic import ValidationInfo as Info
 
-FORMAT = 2  # of a run folder and all in it; another one is refused
 DATA = "file (.jsonl, .json, .csv, .txt, each also .gz; .parquet, .arrow), folder, or hub name"
 
 
@@ -106,9 +104,8 @@ class GoldSection(ModelSection):
         None, description="one-label checkpoint; decoders read prompt + response, encoders the pair"
     )
     function: str | None = Field(
-        None, description="module:factory of what has `score`; a module may lie beside the run file"
+        None, description="module:factory, or file.py:factory, of what has `score`"
     )
-    _beside: Path | None = None  # the run file's folder
     batch: int = Field(64, ge=1, description="responses scored at once")
 
     @model_validator(mode="after")
@@ -259,6 +256,11 @@ def seconds(time: str) -> float:
     return float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]] if found else 0.0
 
 
+def plugin_name(entry: str) -> str:
+    """What a run calls a plugin: an installed one's name, or the class of ``file.py:Class``."""
+    return entry.rpartition(":")[2]
+
+
 def _nothing() -> Any:
     """A section that is left out: its own errors then stand among all the others."""
     return {}
@@ -271,7 +273,9 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0, description="seed of every random draw")
     iterations: int = Field(4, ge=1, description="iterations of the loop")
     plugins: list[str | dict[str, dict[str, Any] | None]] = Field(
-        [], description="names, or {name: settings}; order matters in chains"
+        [],
+        description="names, or file.py:Class, each alone or as {name: settings}; order matters in "
+        "chains",
     )
     policy: PolicySection = Field(default_factory=_nothing)
     reward_model: RewardModelSection = Field(default_factory=_nothing)
@@ -289,6 +293,8 @@ class RunConfig(Section):
         description="rollouts between checkpoints, or the time, as `90 s`, `5 min` or `1 h`; when "
         "left out, 1 rollout for a policy of less than 50M parameters, else `5 min`",
     )
+
+    _replayed: Mapping[str, Any] | None = None  # run.yaml of the run that this one replays
 
     @field_validator("checkpoint_every", mode="before")
     @classmethod
@@ -319,7 +325,7 @@ class RunConfig(Section):
 
     @property
     def wanted_plugins(self) -> list[tuple[str, dict[str, Any]]]:
-        """(name, settings) in the run file's order."""
+        """(name or file.py:Class, settings) in the run file's order."""
         return [
             (name, settings or {})
             for entry in self.plugins

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -39,8 +41,23 @@ def world_folder(name: str, where: str) -> Path:
 
 def placed(value: Any, folder: Path) -> Any:
     """Settings with ``{world}`` in their strings made into the folder that the world lies in."""
+    return _mapped(value, lambda text: text.replace("{world}", str(folder)))
+
+
+def portable(value: Any, folder: Path) -> Any:
+    """A record in which paths into the world begin with ``{world}``, wherever that is installed."""
+    inside = f"{folder}{os.sep}"
+    return _mapped(value, lambda s: s.replace(inside, "{world}/", 1) if s.startswith(inside) else s)
+
+
+def unported(value: Any, folder: Path) -> Any:
+    """Such a record with the paths of this installation."""
+    return _mapped(value, lambda s: placed(s, folder) if s.startswith("{world}/") else s)
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
-        return {k: placed(v, folder) for k, v in value.items()}
+        return {_mapped(k, change): _mapped(v, change) for k, v in value.items()}
     if isinstance(value, list):
-        return [placed(v, folder) for v in value]
-    return value.replace("{world}", str(folder)) if isinstance(value, str) else value
+        return [_mapped(v, change) for v in value]
+    return change(value) if isinstance(value, str) else value

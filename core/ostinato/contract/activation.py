@@ -39,6 +39,7 @@ def activate_one(
     found = find(name, where, built_in)
     made = found.load()
     schema: type[BaseModel] | None = getattr(made, "Config", None)
+    name = found.name
     if schema is None:
         if settings:
             given = ", ".join(map(str, settings))

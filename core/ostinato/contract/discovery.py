@@ -1,4 +1,4 @@
-"""Installed plugins: found by entry point, imported when a run names them, held to the contract."""
+"""Plugins, installed or in a file: found, imported when a run names them, held to the contract."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from ostinato.config.errors import UserError, closest
+from ostinato.config.named import InFile, in_a_file
+from ostinato.config.sections import plugin_name
 from ostinato.contract import hookspecs
-from ostinato.contract.hookspecs import KINDS
+from ostinato.contract.hookspecs import CONTRACT, KINDS
 
 GROUP = "ostinato"
 NEEDS = {"views", "dropout", "meta_responses", "lm_head", "members"}
@@ -22,31 +24,47 @@ NEEDS = {"views", "dropout", "meta_responses", "lm_head", "members"}
 
 @dataclass(frozen=True)
 class Found:
-    """An installed plugin, not yet imported."""
+    """A plugin, not yet imported."""
 
     name: str
-    entry_point: EntryPoint
-    distribution: str
-    version: str
+    entry_point: EntryPoint | InFile
+    distribution: str = ""  # of an installed one, and so the version
+    version: str = ""
 
     @property
     def built_in(self) -> bool:
         return self.distribution == GROUP
 
+    @property
+    def record(self) -> dict[str, str]:
+        """Where it comes from, as run.yaml has it: a distribution, or a file and its checksum."""
+        if isinstance(self.entry_point, InFile):
+            return {"file": str(self.entry_point.file), "sha256": self.entry_point.sha256}
+        return {"distribution": self.distribution, "version": self.version}
+
+    @property
+    def origin(self) -> str:
+        """The same in short."""
+        record = self.record
+        return record.get("file") or " ".join(record.values())
+
     def __str__(self) -> str:
-        return f"plugin '{self.name}' of {self.distribution} {self.version}"
+        return f"plugin '{self.name}' of {self.origin}"
 
     def load(self) -> type[Any]:
         """Import the plugin's class; UserError for each thing that breaks the contract."""
-        origin = self.entry_point.value
+        entry = self.entry_point
         try:
-            made = self.entry_point.load()
+            made = entry.load()
         except (Exception, SystemExit) as error:
             reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
-            raise UserError(f"{self} cannot be imported from {origin}: {reason}") from error
+            at, line = f" from {entry.value}", ""
+            if isinstance(entry, InFile):
+                at, line = "", entry.line(error)
+            raise UserError(f"{self} cannot be imported{at}: {reason}{line}") from error
         if not inspect.isclass(made):
-            kind = type(made).__name__
-            raise UserError(f"{self}: {origin} is a {kind}, expected a class with hook methods")
+            found = f"{entry.value} is a {type(made).__name__}"
+            raise UserError(f"{self}: {found}, expected a class with hook methods")
         if faults := list(_faults(made)):
             raise UserError("\n".join(f"{self}: {fault}" for fault in faults))
         return made
@@ -73,6 +91,12 @@ def default_owners() -> dict[str, str]:
 
 def find(name: str, where: str, built_in: bool = False) -> Found:
     """The one plugin of that name, or a sentence that says why there is none."""
+    if in_a_file(name) and plugin_name(name).isidentifier():
+        called = plugin_name(name)
+        return Found(called, InFile.read(name, f"{where}: plugin '{called}'"))
+    if {":", "/", "\\"} & {*name} or name.endswith(".py"):
+        wanted = "a file and a class in it, such as ./my_methods.py:MyMethod"
+        raise UserError(f"{where}: plugin '{name}' should be {wanted}")
     installed = discover()
     if name not in installed:
         hint = closest(name, installed) or "; see `ostinato plugins`"
@@ -97,6 +121,13 @@ def summary_of(plugin: type) -> str:
 
 def _faults(made: type) -> Iterator[str]:
     """What breaks the contract in a plugin class."""
+    edition = getattr(made, "contract", CONTRACT)
+    if str(edition) != CONTRACT:  # nothing else that is said of it would be to the point
+        yield (
+            f"it is written for edition {edition} of the contract, and this Ostinato has edition "
+            f"{CONTRACT}; install versions of the two that go together"
+        )
+        return
     config = getattr(made, "Config", None)
     if config is not None and not (inspect.isclass(config) and issubclass(config, BaseModel)):
         yield "its Config is not a pydantic BaseModel"

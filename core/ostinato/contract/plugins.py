@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ostinato.config.errors import UserError
+from ostinato.config.sections import plugin_name
 from ostinato.contract.activation import Active, activate_one
 from ostinato.contract.answers import blamed, check_answer, wrong
 from ostinato.contract.discovery import default_owners
@@ -139,7 +140,7 @@ def activate(wanted: Sequence[tuple[str, Mapping[str, Any]]], where: str) -> Plu
     complaints: list[str] = []
     names = [name for name, _ in wanted]
     for name in dict.fromkeys(n for n in names if names.count(n) > 1):
-        complaints.append(f"{where}: plugin '{name}' is listed twice")
+        complaints.append(f"{where}: plugin '{plugin_name(name)}' is listed twice")
     for name, settings in dict(wanted).items():
         try:
             active.append(activate_one(name, settings, where))
@@ -172,6 +173,10 @@ def faults(active: Sequence[Active], whole: bool = True) -> Iterator[str]:
 
     Where they are not the ``whole`` run, what a column lacks may be in the rest.
     """
+    of_name = {a.name: a for a in active}
+    for one in (a for a in active if a is not of_name[a.name]):
+        both = f"{one.found.origin} and of {of_name[one.name].found.origin}"
+        yield f"plugins of {both} are both called '{one.name}'; rename a class"
     for hook in (h for h, kind in KINDS.items() if kind == "one"):
         claims = [f"'{a.name}'" for a in active if hook in a.hooks]
         if len(claims) > 1:

@@ -33,6 +33,7 @@ from ostinato.models.policy import Policy
 from ostinato.models.reward_model import RewardModel
 from ostinato.models.ruler import Ruler
 from ostinato.runs.directory import Load, Make, RunDirectory, Save
+from ostinato.runs.record import other_files
 
 T = TypeVar("T")
 Watcher = Callable[[Event], None]
@@ -45,7 +46,8 @@ def check(config: RunConfig, where: str) -> Plugins:
     Raises UserError, every complaint a line.
     """
     plugins = activate(config.wanted_plugins, where)
-    found = [f"{where}: {said}" for said in (*_at_odds(config, plugins), *_missing(config))]
+    faults = (*other_files(config, plugins), *_at_odds(config, plugins), *_missing(config))
+    found = [f"{where}: {said}" for said in faults]
     if found:
         raise UserError("\n".join(found))
     return plugins

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ def load_gold(section: GoldSection, device: torch.device) -> Scorer:
     or the checkpoint was not trained to score.
     """
     if section.function is not None:
-        return GoldFunction(section.function, _made(section.function, section._beside))
+        return GoldFunction(section.function, _made(section.function))
     if section.random is None and not _has_score(section):
         return GoldClassifier.load(section, device)
     shared = section.model_dump(exclude={"function", "batch"})
@@ -89,9 +88,9 @@ class GoldFunction:
         return found
 
 
-def _made(name: str, beside: Path | None) -> Any:
+def _made(name: str) -> Any:
     """What the factory answers."""
-    factory = load_named(name, "gold.function", beside)
+    factory = load_named(name, "gold.function")
     whose = f"gold.function: {name}()"
     try:
         made = factory()

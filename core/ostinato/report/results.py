@@ -15,32 +15,13 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ostinato.config.errors import UserError
 from ostinato.config.reading import flat
-from ostinato.config.sections import FORMAT
+from ostinato.config.records import FORMAT, Record
+from ostinato.config.sections import plugin_name
 from ostinato.config.yaml_files import read_file
 from ostinato.report.tables import EVALUATION, known, number, readable
 
 UNCOMPARED = ("seed", "backend", "checkpoint_every")  # what two runs of one group may differ in
 WIDEST = 100  # characters of a group's title
-
-
-class _Config(BaseModel, strict=True):
-    seed: int
-    iterations: int
-    plugins: list[str | dict[str, Any]] = []
-
-
-class _Plugin(BaseModel, strict=True):
-    name: str
-    hooks: list[str]
-    distribution: str
-    version: str
-
-
-class _Facts(BaseModel, strict=True):
-    """What a report reads of run.yaml."""
-
-    config: _Config
-    plugins: list[_Plugin]
 
 
 class _Sample(BaseModel, strict=True):
@@ -93,7 +74,7 @@ def read_run(path: Path) -> RunRecord:
         facts = read_file(record)
         if facts.get("format") != FORMAT:
             raise UserError(f"{path}: holds a run of another edition of Ostinato")
-        _Facts.model_validate(facts)
+        Record.model_validate(facts)
         found = RunRecord(path, facts["config"], facts["plugins"], _rows(path))
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
@@ -171,8 +152,17 @@ class Group:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What all runs of the group have in common."""
-        return {k: v for k, v in self.runs[0].config.items() if k not in UNCOMPARED}
+        """What all runs of the group have in common; of a plugin's file its content."""
+        first = self.runs[0]
+        shared = {k: v for k, v in first.config.items() if k not in UNCOMPARED}
+        entries = [e if isinstance(e, dict) else {e: {}} for e in shared.get("plugins", ())]
+        sums = {p["name"]: {"file": p["sha256"][:12]} for p in first.plugins if p.get("sha256")}
+        return shared | {
+            "plugins": [
+                {(n := plugin_name(name)): (own or {}) | sums.get(n, {}) for name, own in e.items()}
+                for e in entries
+            ]
+        }
 
     @property
     def seeds(self) -> list[int]:
@@ -249,9 +239,8 @@ def _title(group: Group, settings: dict[str, Any], differing: Sequence[str]) -> 
 def _settings(group: Group) -> dict[str, Any]:
     """A group's settings as ``a.b.c`` keys, those of its plugins by their names."""
     settings = group.settings
-    for entry in settings.pop("plugins", ()):
-        named = entry if isinstance(entry, dict) else {entry: {}}
-        settings |= {f"plugins.{name}": value or {} for name, value in named.items()}
+    for entry in settings.pop("plugins"):
+        settings |= {f"plugins.{name}": value for name, value in entry.items()}
     return flat(settings)
 
 

@@ -9,10 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from subprocess import DEVNULL, SubprocessError, check_output
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -21,21 +18,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ostinato.config.errors import UserError
-from ostinato.config.reading import flat
-from ostinato.config.sections import FORMAT, RunConfig
+from ostinato.config.records import FORMAT
+from ostinato.config.sections import RunConfig
 from ostinato.config.yaml_files import YAMLError, dumped, parsed
 from ostinato.contract.plugins import Plugins
 from ostinato.runs.disk import disk_errors, sync
 from ostinato.runs.lock import LOCK, Lock
 from ostinato.runs.metrics import Metrics
+from ostinato.runs.record import differences, record
 from ostinato.runs.seal import SEAL, seal, unsealed
 
 T = TypeVar("T")
 Make = Callable[[], T]
 Save = Callable[[T, Path], None]
 Load = Callable[[Path], T]
-MAY_CHANGE = ("iterations", "backend", "checkpoint_every")
-STACK = ("ostinato", "torch", "transformers", "accelerate", "datasets", "trl", "numpy")
 
 
 class RunDirectory:
@@ -67,7 +63,7 @@ class RunDirectory:
     def _claim(self, config: RunConfig) -> bool:
         """Write run.yaml, or compare with the one that is there; answers whether there was one."""
         path = self.path / "run.yaml"
-        mine, other = self._record(config), f"{self.path}: holds a run of another"
+        mine, other = record(config, self.plugins), f"{self.path}: holds a run of another"
         resumed = path.exists()
         if resumed:
             try:
@@ -105,21 +101,6 @@ class RunDirectory:
 
     def _finished(self) -> Iterator[Path]:
         return (folder for folder in self._folders() if (folder / SEAL).exists())
-
-    def _record(self, config: RunConfig) -> dict[str, Any]:
-        plugins = [
-            {key: getattr(a.found, key) for key in ("name", "distribution", "version")}
-            | {"hooks": a.hooks, "settings": a.settings}
-            for a in self.plugins.active
-        ]
-        return {
-            "format": FORMAT,
-            "config": config.model_dump(mode="json"),
-            "plugins": plugins,
-            "owners": self.plugins.owners,
-            "versions": stack_versions(),
-            "git": git_state(),
-        }
 
     def artefact(self, name: str, make: Make[T], save: Save[T], load: Load[T]) -> T:
         """What ``make`` answers, made once; a finished artefact loads if its checksums agree."""
@@ -245,46 +226,3 @@ def beside(name: str) -> str:
 def as_file(name: str) -> str:
     """A name that anybody chose, as part of a file's name."""
     return quote(name, safe="")
-
-
-def differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
-    """What keeps a run from going on under another config, one difference each."""
-    old, new = decisive(theirs), decisive(mine)
-    changed = [
-        f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-    before, now = theirs["config"]["iterations"], mine["config"]["iterations"]
-    if now < before:
-        changed.append(f"iterations was {before}, is {now}, and may only grow")
-    return changed
-
-
-def decisive(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of run.yaml that must stay: not iterations, backend, nor plugins that only watch."""
-    plugins = [p for p in record["plugins"] if p["hooks"] != ["observe"]]
-    config = {key: v for key, v in record["config"].items() if key not in MAY_CHANGE}
-    config["plugins"] = {p["name"]: p["settings"] for p in plugins}
-    config["order of plugins"] = [p["name"] for p in plugins]
-    return flat(config)
-
-
-def stack_versions() -> dict[str, str]:
-    found = {}
-    for name in STACK:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-def git_state() -> str | None:
-    """Commit of the folder that the run was started in, with ``+`` if it had changes."""
-
-    def git(*command: str) -> str:
-        return check_output(["git", *command], stderr=DEVNULL, text=True, timeout=5).strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
-    except (OSError, SubprocessError):
-        return None

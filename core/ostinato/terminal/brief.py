@@ -8,11 +8,12 @@ from pathlib import Path
 from rich.table import Column, Table
 from rich.text import Text
 
-from ostinato.config.sections import ModelSection, RunConfig
+from ostinato.config.sections import ModelSection, RunConfig, plugin_name
 from ostinato.contract.hookspecs import KINDS
 from ostinato.contract.plugins import Plugins
 from ostinato.machine.backend import caution, chosen
 from ostinato.report.tables import LEGEND, MMD
+from ostinato.runs.record import since
 from ostinato.terminal.printing import STYLES, Screen, show
 
 
@@ -29,7 +30,7 @@ def _of_world(source: str, world: str | None) -> str:
 def brief(config: RunConfig, plugins: Plugins, facts: Iterable[tuple[str, str]]) -> Table:
     """The run in brief: who owns which hook, where models and prompts come from, ``facts``."""
     table = Table.grid(Column(style="dim", no_wrap=True), Column(overflow="fold"), padding=(0, 2))
-    listed = {name for name, _ in config.wanted_plugins}
+    listed = {plugin_name(name) for name, _ in config.wanted_plugins}
     for hook in KINDS:
         names = plugins.implementing(hook)
         if listed & set(names):
@@ -47,6 +48,12 @@ def brief(config: RunConfig, plugins: Plugins, facts: Iterable[tuple[str, str]])
         ("iterations", f"{config.iterations} of {config.rl.rollouts} rollouts"),
     ):
         table.add_row(key, Text(value))
+    changes, versions = since(config, plugins)
+    if changes:
+        table.add_row("changed", Text("; ".join(changes)))
+    if versions:
+        said = f"that run was made with {', '.join(versions)}; numbers may differ"
+        table.add_row("warning", Text(said, style="yellow"))
     return table
 
 

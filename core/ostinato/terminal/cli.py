@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -105,6 +106,14 @@ def _config(source: str, seed: int | None, sets: list[str] | None) -> tuple[RunC
     return load_config(source, overrides), overrides
 
 
+def _name(source: str, config: RunConfig) -> str:
+    """What a run folder is called after: the run file, or the folder of a run that is replayed."""
+    path = Path(source)
+    if config._replayed is not None:
+        return re.sub(r"-seed\d+$", "", path.absolute().parent.name) + "-replay"
+    return path.stem
+
+
 @contextmanager
 def _loading() -> Iterator[None]:
     """A word on a terminal while torch and transformers are imported, which takes seconds."""
@@ -145,7 +154,7 @@ def run(
     """Run iterated RLHF, or go on with a run that was cut short."""
     with _plain_errors(debug):
         config, overrides = _config(source, seed, sets)
-        folder = out or Path("runs", f"{Path(source).stem}-seed{config.seed}")
+        folder = out or Path("runs", f"{_name(source, config)}-seed{config.seed}")
     with _plain_errors(debug, folder):
         with _loading():
             from ostinato import loop

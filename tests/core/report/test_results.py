@@ -14,6 +14,7 @@ import pytest
 
 from finished_runs import make_run
 from ostinato.config.errors import UserError
+from ostinato.config.yaml_files import dumped, parsed
 from ostinato.report.results import groups_of, read_run, titles
 
 
@@ -29,6 +30,20 @@ def test_groups_differ_in_more_than_the_seed(tmp_path: Path) -> None:
     assert titles(groups) == ["rl.rollouts 4", "rl.rollouts 8, ppo.clip 1"]
     with pytest.raises(UserError, match="is given twice"):
         groups_of([read_run(paths[0]), read_run(paths[0])])
+
+
+def test_runs_of_one_plugin_of_a_file_are_alike_where_its_content_is(tmp_path: Path) -> None:
+    paths = []
+    for i, (folder, sha256) in enumerate((("x", "1"), ("y", "1"), ("x", "2"))):
+        path = make_run(tmp_path / str(i), i, plugins=[{f"/{folder}/my.py:Cap": {"bound": 2}}])
+        facts = parsed((path / "run.yaml").read_text())
+        own = {"name": "Cap", "file": f"/{folder}/my.py", "sha256": 64 * sha256}
+        facts["plugins"].append({**own, "hooks": ["reward_transform"], "settings": {"bound": 2.0}})
+        (path / "run.yaml").write_text(dumped(facts))
+        paths.append(path)
+    groups = groups_of([read_run(path) for path in paths])
+    assert [group.seeds for group in groups] == [[0, 1], [2]]
+    assert titles(groups) == ["Cap.file 111111111111", "Cap.file 222222222222"]
 
 
 def test_runs_of_unequal_length(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_a_gold_function_may_lie_beside_the_run_file(tmp_path: Path) -> None:
     home.mkdir()
     elsewhere.mkdir()
     (home / "my_gold.py").write_text(BESIDE)
-    (home / "run.yaml").write_text("world: toy\ngold: {model: null, function: 'my_gold:gold'}\n")
+    (home / "run.yaml").write_text("world: toy\ngold: {model: null, function: 'my_gold.py:gold'}\n")
     sets = [f"--set={key}={value}" for key, value in SMALL.items()]
     for arguments in (["check"], ["run", "--out", "out", *sets]):
         made = subprocess.run(
@@ -146,18 +146,18 @@ def test_a_file_beside_the_run_file_is_loaded_alone(tmp_path: Path) -> None:
     (tmp_path / "my_gold.py").write_text(made + BESIDE)
     (tmp_path / "asks.py").write_text("import neighbour\n")
     run = tmp_path / "run.yaml"
-    run.write_text("world: toy\ngold: {model: null, function: 'my_gold:gold'}\n")
+    run.write_text("world: toy\ngold: {model: null, function: 'my_gold.py:gold'}\n")
     source = "import sys; from ostinato.terminal.cli import app; app(['check', sys.argv[1]], "
     source += "standalone_mode=False); import importlib.util as i; print(sys.argv[1] in sys.path, "
     source += "[bool(i.find_spec(n)) for n in ('my_gold', 'neighbour')])"
     done = python(source, str(run))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "False [False, False]"
-    run.write_text("world: toy\ngold: {model: null, function: 'asks:gold'}\n")
+    run.write_text("world: toy\ngold: {model: null, function: './asks.py:gold'}\n")
     said = command("check", str(run))
     assert said.stderr == (
-        f"{run}: gold.function: 'asks:gold' cannot be imported: ModuleNotFoundError: No module "
-        "named 'neighbour'\n"
+        f"{run}: gold.function: '{tmp_path / 'asks.py'}:gold' cannot be imported: "
+        "ModuleNotFoundError: No module named 'neighbour' (line 1)\n"
     )
     run.write_text("world: toy\ngold: {model: null, function: 'json:gold'}\n")
     said = command("check", str(run))
@@ -181,10 +181,11 @@ def test_a_file_beside_the_run_file_is_loaded_alone(tmp_path: Path) -> None:
 def test_check_asks_the_gold_function(tmp_path: Path, score: str, said: str) -> None:
     (tmp_path / "my_gold.py").write_text(f"class Gold:\n    {score}\n")
     run = tmp_path / "run.yaml"
-    run.write_text("world: toy\ngold: {model: null, function: 'my_gold:Gold'}\n")
+    run.write_text("world: toy\ngold: {model: null, function: 'my_gold.py:Gold'}\n")
     made = command("check", str(run))
     assert made.exit_code == 2
-    assert made.stderr.startswith(f"{run}: gold.function: the score of my_gold:Gold() {said}")
+    gold = tmp_path / "my_gold.py"
+    assert made.stderr.startswith(f"{run}: gold.function: the score of {gold}:Gold() {said}")
     assert made.stderr.count("\n") == 1
 
 
