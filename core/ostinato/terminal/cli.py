@@ -166,7 +166,20 @@ def run(
 
 
 @app.command()
-def check(source: Source, seed: Seed = None, sets: Sets = None, debug: Debug = False) -> None:
+def check(
+    source: Source,
+    seed: Seed = None,
+    sets: Sets = None,
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace",
+            help="Also run two tiny iterations on toy models and show every hook call. What "
+            "plugins ask people or judges is asked.",
+        ),
+    ] = False,
+    debug: Debug = False,
+) -> None:
     """Validate a run file; nothing is computed, no model is loaded."""
     with _plain_errors(debug):
         config, _ = _config(source, seed, sets)
@@ -174,7 +187,12 @@ def check(source: Source, seed: Seed = None, sets: Sets = None, debug: Debug = F
             from ostinato.engine import session
         from ostinato.terminal.brief import show_check
 
-        show_check(source, config, session.check(config, source))
+        active = session.check(config, source)
+        show_check(source, config, active)
+        if trace:
+            from ostinato.terminal.trace import show_trace
+
+            show_trace(config, active, source)
 
 
 @app.command()
