@@ -1,17 +1,19 @@
-"""The installed plugins as a person reads them: a table, or one with its hooks and settings."""
+"""The installed plugins as a person reads them: a list, or one with its hooks and settings."""
 
 from __future__ import annotations
 
 import inspect
 import json
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from operator import attrgetter
+from textwrap import shorten
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from rich import box
+from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -19,6 +21,34 @@ from ostinato.config.errors import UserError
 from ostinato.contract.discovery import Found, discover, find, hooks_of, summary_of
 from ostinato.contract.hookspecs import KINDS
 from ostinato.terminal.printing import Screen
+
+# What a method is for: the meaning, and the hooks that say so.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Labels": ("who says which response is better", "label"),
+    "Comparisons": ("which responses are compared", "draw_responses", "select_comparisons"),
+    "Training pairs": ("what the reward model learns from", "combine_data", "refine_data"),
+    "Reward model": (
+        "how it is trained",
+        *("preference_loss", "rm_loss", "meta_update", "train_rm"),
+    ),
+    "Reward": (
+        "what the policy is optimised on",
+        *("combine_rm", "wrap_reward", "reward_transform"),
+    ),
+    "Start": ("where each iteration's policy starts", "init_policy"),
+    "Policy": (
+        "how it is optimised",
+        *("policy_algorithm", "policy_loss", "policy_meta_update", "train_policy"),
+    ),
+    "Rollouts": (
+        "which prompts and responses the policy learns from, and for how long",
+        *("choose_prompts", "sampling_logits", "filter_rollout", "after_rollout"),
+    ),
+    "KL": ("how far the policy may go", "kl_coefficient"),
+    "Measures": ("what is measured beside", "evaluate"),
+    "Watchers": ("who is told of what happens", "observe"),
+}
+UNUSABLE = "Cannot be used"
 
 
 @dataclass(frozen=True)
@@ -30,8 +60,15 @@ class Entry:
     error: str = ""
 
     @property
-    def origin(self) -> str:
-        return f"{self.found.distribution} {self.found.version}"
+    def group(self) -> str:
+        """What it is for: the first group that one of its hooks belongs to."""
+        kept = (name for name, (_, *hooks) in GROUPS.items() if {*hooks} & {*self.hooks})
+        return next(kept, "")
+
+    @property
+    def brief(self) -> str:
+        """Its summary without the paper."""
+        return re.sub(r" \([^()]*\)\.$", ".", self.summary)
 
     @property
     def hooks(self) -> list[str]:
@@ -51,9 +88,9 @@ class Entry:
         """What ``--json`` gives of it."""
         return {
             "name": self.found.name,
+            "group": self.group,
             "hooks": self.hooks,
-            "distribution": self.found.distribution,
-            "version": self.found.version,
+            **self.found.record,
             "summary": self.summary,
         }
 
@@ -79,30 +116,45 @@ def _entry(found: Found, claims: list[Found]) -> Entry:
         return Entry(found, error=str(error))
 
 
-def show_all(found: list[Entry]) -> None:
-    """A table of all plugins, by distribution."""
-    table = _table(
-        Column("plugin", style="bold", no_wrap=True),
-        Column("hooks", style="cyan", no_wrap=True),
-        Column("what it does, and the paper", ratio=1),
-    )
-    by_origin = attrgetter("origin")
-    for origin, group in groupby(sorted(found, key=by_origin), key=by_origin):
-        table.add_row(Text(origin, style="not bold dim"), "", "")
-        for entry in group:
-            what = Text(entry.summary, style="red" if entry.error else "")
-            what.append(f"\n{entry.paper}" if entry.paper else "", style="dim italic")
-            table.add_row(entry.found.name, "\n".join(entry.hooks), what)
-        table.add_section()
+def grouped(found: Sequence[Entry]) -> Iterator[tuple[str, list[Entry]]]:
+    """The plugins by what they are for, in the order of the loop; groups without any left out."""
+    for group in [*GROUPS, ""]:
+        members = [entry for entry in found if entry.group == group]
+        if members:
+            yield group, sorted(members, key=lambda entry: entry.found.name)
+
+
+def show_all(found: Sequence[Entry]) -> None:
+    """A line a plugin, by what it is for; those of other packages are numbered by package."""
     console = Screen()
-    console.print(table)
-    console.print("ostinato plugins NAME shows a plugin's settings.", style="dim")
+    own = [entry.found.origin for entry in found if entry.found.built_in][:1]
+    others = sorted({entry.found.origin for entry in found} - {*own})
+    marks = {origin: str(i) for i, origin in enumerate(others, start=1)}
+    named = max(len(entry.found.name) for entry in found) + 2
+    marked = max(map(len, marks.values()), default=-1) + 1
+    room = max(20, console.width - 2 - named - marked)
+    for group, members in grouped(found):
+        meaning = GROUPS[group][0] if group else "why is said beside each"
+        console.print(Text.assemble((group or UNUSABLE, "bold"), (f": {meaning}", "dim")))
+        for entry in members:
+            mark = marks.get(entry.found.origin, "").ljust(marked)
+            head = f"  {entry.found.name:{named}}{mark}"
+            if entry.error:
+                console.print(Padding(Text(f"{head.strip()}: {entry.error}"), (0, 0, 0, 2)))
+            else:
+                console.print(Text(head + shorten(entry.brief, room, placeholder=" …")))
+        console.print()
+    for origin in [*own, *others]:
+        count = sum(entry.found.origin == origin for entry in found)
+        mark = f"{marks[origin]}: " if origin in marks else ""
+        console.print(Text(f"{mark}{count} of {origin}", style="dim"))
+    console.print("ostinato plugins NAME shows a plugin's hooks and settings.", style="dim")
 
 
 def show_one(entry: Entry) -> None:
     """A plugin's docstring, hooks and settings."""
     console = Screen()
-    console.print(Text.assemble((entry.found.name, "bold"), (f"  {entry.origin}", "dim")))
+    console.print(Text.assemble((entry.found.name, "bold"), (f"  {entry.found.origin}", "dim")))
     console.print(Text(inspect.getdoc(entry.plugin) or ""))
     if entry.paper:
         console.print(Text(f"Paper: {entry.paper}", style="italic"))

@@ -8,8 +8,17 @@ import pytest
 from pydantic import BaseModel, Field
 
 from ostinato import hookimpl
-from ostinato.contract.discovery import find
-from ostinato.terminal.catalogue import Entry, default_of, entries, show_all, show_one, type_of
+from ostinato.contract.discovery import Found, find
+from ostinato.contract.hookspecs import KINDS
+from ostinato.terminal.catalogue import (
+    GROUPS,
+    Entry,
+    default_of,
+    entries,
+    show_all,
+    show_one,
+    type_of,
+)
 
 
 class Settings(BaseModel):
@@ -75,8 +84,57 @@ def test_pages(capsys: pytest.CaptureFixture[str]) -> None:
     page = capsys.readouterr().out
     for text in ("Do one thing. And more.", "Paper: Nobody 2026", "Listen closely.", "a switch"):
         assert text in page
-    show_all([entry, Entry(find("liti", "test"), error="it is broken")])
-    table = capsys.readouterr().out
-    assert "reward_transform" in table
-    assert "it is broken" in table
-    assert f"ostinato {entry.found.version}" in table
+
+
+def test_every_hook_says_what_a_method_is_for() -> None:
+    listed = [hook for _, *hooks in GROUPS.values() for hook in hooks]
+    assert sorted(listed) == sorted(KINDS)
+
+
+def test_a_plugin_of_several_hooks_stands_in_the_first_group_of_the_loop() -> None:
+    assert Entry(find("ppo", "test"), Plugin).group == "Reward"
+    assert {entry.found.name: entry.group for entry in entries()}.items() >= {
+        "gold_labels": "Labels",
+        "reward_heads": "Reward model",
+        "reward_fusion": "Reward",
+        "warp": "Start",
+        "ppo": "Policy",
+        "win_rate": "Measures",
+    }.items()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_line_a_method(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    found = [entry for entry in entries() if entry.found.built_in]
+    show_all(found)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    named = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert sorted(named) == sorted(entry.found.name for entry in found)
+    headings = [line.partition(":")[0] for line in lines if ": " in line and line[0] != " "]
+    assert headings == [group for group in GROUPS if group in {entry.group for entry in found}]
+    assert f"{len(found)} of ostinato {found[0].found.version}" in lines
+
+
+def test_other_packages_are_numbered_and_what_is_broken_is_said_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    ours, theirs = (
+        find("liti", "test"),
+        [
+            Found("par", None, name, "1.0")  # type: ignore[arg-type]
+            for name in ("ostinato-shaping", "a-lab")
+        ],
+    )
+    broken = f"{theirs[0]} cannot be imported from x:P: " + 20 * "a long story, "
+    show_all([Entry(ours, ours.load()), Entry(theirs[1], Plugin), Entry(theirs[0], error=broken)])
+    told = capsys.readouterr().out
+    assert "\n  par   1 Do one thing. And more.\n" in told
+    assert "\n  liti    Start between the last initial and the last final" in told
+    assert " ".join(broken.split()) in " ".join(told.split())
+    assert max(map(len, told.splitlines())) <= 80
+    assert "\n1: 1 of a-lab 1.0\n2: 1 of ostinato-shaping 1.0\n" in told

@@ -335,7 +335,8 @@ def test_a_broken_package_disturbs_nothing(plugin: Install) -> None:
     plugin("    import no_such_module\n")
     listed = json.loads(command("plugins", "--json").stdout)
     assert all(
-        list(entry) == ["name", "hooks", "distribution", "version", "summary"] for entry in listed
+        list(entry) == ["name", "group", "hooks", "distribution", "version", "summary"]
+        for entry in listed
     )
     by_name = {entry["name"]: entry for entry in listed}
     assert by_name["liti"]["hooks"] == ["init_policy"]
