@@ -8,8 +8,10 @@ import sys
 import tomllib
 
 import pytest
+from typer.testing import CliRunner
 
 import ostinato
+from ostinato.terminal.cli import app
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,16 @@ def package(docs, blocks, tmp_path_factory):
 def test_method_is_as_short_as_the_title_says(package):
     code = (package / "my_methods.py").read_text(encoding="utf-8")
     assert len([line for line in code.splitlines() if line.strip()]) <= 30
+
+
+def test_it_runs_from_its_file(package, tiny, monkeypatch, tmp_path):
+    """Where it is not installed, and from another folder."""
+    monkeypatch.chdir(tmp_path)
+    run = ostinato.run(package / "first.yaml", "runs/first", [*tiny, "plugins.Pessimist.weight=1"])
+    rows = [row for row in run.metrics if row.get("stage") == "combined"]
+    assert [row["actions"]["Pessimist.combine_rm"] for row in rows] == [1, 2]
+    page = CliRunner().invoke(app, ["plugins", f"{package}/my_methods.py:Pessimist"])
+    assert "weight of the variance" in page.stdout
 
 
 @pytest.mark.slow
