@@ -254,11 +254,14 @@ def readme_plugins() -> str:
 def reference() -> str:
     """One row a public name."""
     rows = []
+    told = {
+        "CONTRACT": "The edition of the [contract](contract.md).",
+        "hookimpl": "Marks a method of a plugin class as the implementation of the hook it names.",
+    }
     for name in sorted(ostinato.__all__, key=str.lower):
         made = getattr(ostinato, name)
-        if name == "hookimpl":
-            summary = "Marks a method of a plugin class as the implementation of the hook it names."
-        else:
+        summary = told.get(name, "")
+        if not summary:
             summary = inspect.cleandoc(made.__doc__ or "").split("\n\n")[0]
         rows.append([f"`{name}`", kind_of(made), " ".join(summary.split()).replace("``", "`")])
     return table(["name", "what it is", "what it is for"], rows)
@@ -266,6 +269,8 @@ def reference() -> str:
 
 def kind_of(made: Any) -> str:
     """class, error or function."""
+    if isinstance(made, str):
+        return "text"
     if inspect.isclass(made):
         return "exception" if issubclass(made, Exception) else "class"
     return "function" if inspect.isfunction(made) else "decorator"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ostinato.config.errors import NonFiniteError as NonFiniteError
 from ostinato.config.errors import Pause as Pause
 from ostinato.config.errors import UserError as UserError
+from ostinato.contract.hookspecs import CONTRACT as CONTRACT
 from ostinato.contract.hookspecs import hookimpl as hookimpl
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ _MODULES = {
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = sorted([*_HOME, "NonFiniteError", "Pause", "UserError", "hookimpl"])
+__all__ = sorted([*_HOME, "CONTRACT", "NonFiniteError", "Pause", "UserError", "hookimpl"])
 
 
 def __getattr__(name: str) -> Any:

@@ -39,10 +39,12 @@ KINDS: dict[str, str] = {}  # every hook's kind
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _hook(kind: str) -> Callable[[F], F]:
+def _hook(kind: str, **leaving: Any) -> Callable[[F], F]:
+    """``leaving``: pluggy's ``warn_on_impl`` or ``warn_on_impl_args``, for what will be removed."""
+
     def declared(function: F) -> F:
         KINDS[function.__name__] = kind
-        return pluggy.HookspecMarker("ostinato")(function)
+        return pluggy.HookspecMarker("ostinato")(function, **leaving)
 
     return declared
 

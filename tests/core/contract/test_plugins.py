@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from textwrap import indent
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import ostinato
 from distributions import STATEFUL, write_distribution
 from kill_runs import MICRO
 from ostinato.config.errors import UserError
+from ostinato.contract import hookspecs
 from ostinato.contract.activation import declared
 from ostinato.contract.discovery import default_owners, discover, hooks_of, summary_of
 from ostinato.contract.hookspecs import KINDS
@@ -81,6 +83,11 @@ BROKEN = {
     ),
     "syntax error": ("class P(:", "cannot be imported from badly:P: SyntaxError: invalid syntax"),
     "no such object": ("", "cannot be imported from badly:P: AttributeError: "),
+    "another edition of the contract": (
+        package("contract = '1'\n@hookimpl\ndef rm_losss(self, batch): pass"),
+        "plugin 'bad' of badly 1.0: it is written for edition 1 of the contract, and this Ostinato "
+        "has edition 2; install versions of the two that go together",
+    ),
     "an instance": (
         package(OK) + "\nP = P()",
         "plugin 'bad' of badly 1.0: badly:P is a P, expected a class with hook methods",
@@ -147,6 +154,33 @@ def test_a_broken_plugin_is_one_sentence(fault: str, install: Install) -> None:
     said = complaint("bad")
     assert expected in said
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("edition", ["'2'", "2"])
+def test_a_plugin_may_say_which_edition_it_is_written_for(edition: str, install: Install) -> None:
+    install("good", package(f"contract = {edition}\n" + OK), good="P")
+    assert ostinato.CONTRACT == "2"
+    assert "good" in {a.name for a in activate([("good", {})], "run.yaml").active}
+
+
+def test_who_uses_what_will_be_removed_is_warned_where_it_stands(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/contract.md promises it: of a hook, and of an argument."""
+    gone = FutureWarning("hook 'observe' leaves with 0.9; see docs/contract.md")
+    also = FutureWarning("argument 'kl' leaves with 0.9; see docs/contract.md")
+    for hook, leaving in (
+        ("observe", {"warn_on_impl": gone}),
+        ("kl_coefficient", {"warn_on_impl_args": {"kl": also}}),
+    ):
+        spec = getattr(hookspecs, hook)
+        copied = FunctionType(spec.__code__, spec.__globals__, hook)
+        monkeypatch.setattr(hookspecs, hook, hookspecs._hook(KINDS[hook], **leaving)(copied))
+    install("old", package(OK + "@hookimpl\ndef kl_coefficient(self, kl): return 1.0"), old="P")
+    with pytest.warns(FutureWarning) as caught:
+        activate([("old", {})], "run.yaml")
+    assert [str(w.message) for w in caught] == [str(also), str(gone)]
+    assert {(Path(w.filename).name, w.lineno) for w in caught} == {("old.py", 7), ("old.py", 9)}
 
 
 def test_a_module_as_entry_point(install: Install) -> None:
