@@ -15,10 +15,8 @@ from datasets import Dataset
 from ostinato.contract.answers import wrong
 from ostinato.contract.context import Context
 from ostinato.contract.plugins import Plugins
-from ostinato.data.prompts import PromptSet
-from ostinato.models.generation import sample
 from ostinato.models.policy import Policy
-from ostinato.models.samples import Samples
+from ostinato.models.prompts import PromptSet
 
 SIDES = ("chosen", "rejected")
 
@@ -75,7 +73,7 @@ def collect(policy: Policy, prompts: PromptSet, ctx: Context, purpose: str) -> D
     text, _ids (the policy's tokens, stop token included), _finished, _index and _gold (or null).
     """
     k = ctx.config.preferences.responses
-    samples = drawn(policy, prompts, k, ctx, purpose, ctx.config.generation.preference_top_p)
+    samples = ctx.sample(policy, prompts, purpose, k, ctx.config.generation.preference_top_p)
     raw = ctx.gold_scores(samples)  # in fp32: rounded, one pair in a hundred would be tied
     prompt_rows, response_rows = samples.tokens
     of_response: dict[str, list[Any]] = {
@@ -103,7 +101,7 @@ def collect(policy: Policy, prompts: PromptSet, ctx: Context, purpose: str) -> D
 
 def collect_meta(policy: Policy, prompts: PromptSet, responses: int, ctx: Context) -> Dataset:
     """``responses`` unlabelled responses of the current policy to each prompt, a row a prompt."""
-    samples = drawn(policy, prompts, responses, ctx, "meta responses")
+    samples = ctx.sample(policy, prompts, "meta responses", responses)
     prompt_rows, response_rows = samples.tokens
     finished = samples.finished.tolist()
     spans = [slice(i * responses, (i + 1) * responses) for i in range(len(prompts))]
@@ -116,16 +114,6 @@ def collect_meta(policy: Policy, prompts: PromptSet, responses: int, ctx: Contex
             "finished": [finished[s] for s in spans],
         }
     )
-
-
-def drawn(
-    policy: Policy, prompts: PromptSet, count: int, ctx: Context, purpose: str, top_p: float = 1.0
-) -> Samples:
-    """``count`` responses to each prompt, those of one prompt side by side."""
-    each = prompts.repeated(count)
-    generator = ctx.generator(purpose, policy.lm.device)
-    with ctx.autocast():
-        return sample(policy, each.tokens, ctx.config.generation, generator, each.texts, top_p)
 
 
 def label(comparisons: Dataset, plugins: Plugins, ctx: Context) -> Dataset:

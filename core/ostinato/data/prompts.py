@@ -9,7 +9,7 @@ import io
 import json
 import re
 import string
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from ostinato.config.errors import UserError, closest
 from ostinato.config.sections import PromptsSection, Shares
 from ostinato.models.loading import first_line, prompt_tokens
+from ostinato.models.prompts import PromptSet
 
 ALPACA_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further "
@@ -34,34 +35,6 @@ NAMED = {  # without and with a column `input`
 }
 WIDEST = 1000  # characters that a template may pad a column to
 TEXTS = {".jsonl", ".json", ".csv", ".txt"}
-
-
-@dataclass(frozen=True)
-class PromptSet:
-    """Prompts of one split: ``ids`` (position in the data), text, token ids."""
-
-    ids: list[int]
-    texts: list[str]
-    tokens: list[list[int]]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def first(self, count: int) -> PromptSet:
-        """At most so many prompts, from the start."""
-        return self.take(range(min(count, len(self))))
-
-    def repeated(self, times: int) -> PromptSet:
-        """Each prompt so many times, one after the other."""
-        return self.take(i for i in range(len(self)) for _ in range(times))
-
-    def take(self, index: Iterable[int]) -> PromptSet:
-        chosen = list(index)
-        return PromptSet(
-            [self.ids[i] for i in chosen],
-            [self.texts[i] for i in chosen],
-            [self.tokens[i] for i in chosen],
-        )
 
 
 @dataclass(frozen=True)

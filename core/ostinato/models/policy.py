@@ -52,17 +52,26 @@ class Policy(nn.Module):
         """An independent copy of the language model, without a value head."""
         return Policy(copy.deepcopy(self.lm), self.tokenizer, self.temperature)
 
-    def with_value(self, kind: str, latest: Reward | None = None) -> Policy:
-        """Add a value head that starts at zero, on the trunk (shared) or on a copy (separate).
+    def at(self, temperature: float) -> Policy:
+        """The same weights, not a copy of them, at another temperature."""
+        return Policy(self.lm, self.tokenizer, temperature)
+
+    def with_value(self, kind: str, latest: Reward | None = None, heads: int = 1) -> Policy:
+        """Add value heads that start at zero, on the trunk (shared) or on a copy (separate).
 
         Or a value model that starts as a copy of the ``latest`` reward model, its first member.
         """
         if kind == "reward_model":
             assert latest is not None
-            self.value_trunk, self.value_head = latest.members[0].critic()
+            self.value_trunk, head = latest.members[0].critic()
+            if heads > 1:  # each starts as the reward
+                one, head = head, nn.Linear(head.in_features, heads, device=self.lm.device)
+                alike = one.weight.repeat(heads, 1), one.bias.repeat(heads)
+                head.load_state_dict(dict(zip(("weight", "bias"), alike, strict=True)))
+            self.value_head = head
             return self
         size = self.lm.get_output_embeddings().weight.shape[1]
-        self.value_head = nn.Linear(size, 1, device=self.lm.device)
+        self.value_head = nn.Linear(size, heads, device=self.lm.device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         if kind == "separate":
@@ -99,14 +108,18 @@ class Policy(nn.Module):
         return spread(self._picked(self.hidden(samples), samples), samples.mask)
 
     def evaluate(self, samples: Samples) -> tuple[Tensor, Tensor]:
-        """(logprobs, values), each (B, T), 0 on padding; values are 0 without a head."""
+        """(logprobs, values), each (B, T), 0 on padding; values are 0 without a head.
+
+        The values of several heads are (B, T, heads).
+        """
         hidden = self.hidden(samples)
         picked = self._picked(hidden, samples)
         values = torch.zeros_like(picked)
         if self.value_head is not None:
             if self.value_trunk is not None:
                 hidden = self.hidden(samples, self.value_trunk)
-            values = self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1).float()
+            values = self.value_head(hidden.to(self.value_head.weight.dtype)).float()
+            values = values.squeeze(-1)  # (R,), or (R, heads) of several
         return spread(picked, samples.mask), spread(values, samples.mask)
 
     def _picked(self, hidden: Tensor, samples: Samples) -> Tensor:
@@ -115,5 +128,7 @@ class Policy(nn.Module):
 
 
 def spread(flat: Tensor, mask: Tensor) -> Tensor:
-    """Values of the real tokens (R,) back in their places (B, T), 0 on padding."""
-    return flat.new_zeros(mask.shape).masked_scatter(mask, flat)
+    """Values of the real tokens (R, ...) back in their places (B, T, ...), 0 on padding."""
+    more = flat.shape[1:]
+    where = mask.view(*mask.shape, *(1 for _ in more))
+    return flat.new_zeros(*mask.shape, *more).masked_scatter(where, flat)

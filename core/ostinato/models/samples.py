@@ -26,6 +26,7 @@ class Samples:
     mask: Tensor  # (B, T) true where real; the stop token is the last one that is
     finished: Tensor  # (B,) the stop token came
     texts: Sequence[str] | None = None  # prompts before they became tokens, where that is known
+    logprobs: Tensor | None = None  # (B, T) of the draws, where their logits were reshaped
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
@@ -69,9 +70,34 @@ class Samples:
         """The samples at ``index``; response columns that became all padding are cut off."""
         width = max(1, int(self.mask[index].sum(1).max()))
         kept = {k: v[index] for k, v in vars(self).items() if isinstance(v, Tensor)}
-        kept |= {k: kept[k][:, :width] for k in ("response_ids", "mask")}
+        kept |= {k: kept[k][:, :width] for k in ("response_ids", "mask", "logprobs") if k in kept}
         texts = self.texts and [self.texts[i] for i in torch.arange(len(self))[index.cpu()]]
         return Samples(self.tokenizer, **kept, texts=texts)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Samples]) -> Samples:
+        """Samples of one tokenizer, one below the other."""
+        first = parts[0]
+        found: dict[str, Tensor] = {}
+        for name in (k for k, v in vars(first).items() if isinstance(v, Tensor)):
+            rows = [getattr(part, name) for part in parts]
+            fill = first.tokenizer.pad_token_id if name.endswith("ids") else 0
+            found[name] = below(rows, fill, left=name.startswith("prompt"))
+        texts = None if first.texts is None else [t for part in parts for t in part.texts or ()]
+        return cls(first.tokenizer, **found, texts=texts)
+
+
+def below(parts: Sequence[Tensor], fill: float = 0, left: bool = False) -> Tensor:
+    """Rows of several (B, T, ...), one below the other, each padded to the widest; (B,) joined."""
+    if parts[0].ndim == 1:
+        return torch.cat(list(parts))
+    widest = max(part.shape[1] for part in parts)
+    rows = []
+    for part in parts:
+        lack = widest - part.shape[1]
+        sides = [0, 0] * (part.ndim - 2) + ([lack, 0] if left else [0, lack])
+        rows.append(torch.nn.functional.pad(part, sides, value=fill) if lack else part)
+    return torch.cat(rows)
 
 
 @dataclass
@@ -81,6 +107,8 @@ class Scores:
     score: Tensor  # (B,) calibrated
     parts: Tensor  # (B, members, heads) the same before members and heads were reduced
     part_std: Tensor | None = None  # likewise, where a model predicts a standard deviation
+    hidden: Tensor | None = None  # (B, members, D) fp32 features at the last token
+    token_score: Tensor | None = None  # (B, T) rewards of single tokens, added where they stand
 
 
 class Scorer(Protocol):

@@ -22,8 +22,8 @@ from ostinato.data.preferences import (
     refine_data,
     write_arrow,
 )
-from ostinato.data.prompts import PromptSet
 from ostinato.models.policy import Policy
+from ostinato.models.prompts import PromptSet
 from policy_kit import PolicyKit, words_tokenizer
 
 WORDS = ["x", "yz", "zzxy", "yy", "xyx", "zz"]

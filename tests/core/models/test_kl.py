@@ -77,9 +77,9 @@ def test_the_estimator_is_trained_on_logged_and_told_to_the_controller(
     algorithm, seen, told = kit.plugins["ppo"].instance, [], []
     loss, one = algorithm.loss, kit.plugins.one
 
-    def watched(batch, outputs):
+    def watched(batch, outputs, ctx):
         seen.append((batch, outputs))
-        return loss(batch, outputs)
+        return loss(batch, outputs, ctx)
 
     def asked(hook, **arguments):
         if hook == "kl_coefficient":

@@ -148,6 +148,41 @@ def test_values_stand_at_the_state_that_predicts_their_token(policies):
         torch.testing.assert_close(values[i, : len(response)], wanted, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["shared", "separate", "reward_model"])
+def test_several_value_heads_stand_side_by_side(policies, kit, kind):
+    """Two heads: each value is that of a policy with this head alone."""
+    latest, samples = kit.make().initial(), None
+    alone = [policies.make().policy().with_value(kind, latest) for _ in range(2)]
+    both = policies.make().policy().with_value(kind, latest, heads=2)
+    samples = batch(both, RAGGED, RESPONSES)
+    start = both.evaluate(samples)[1]
+    torch.testing.assert_close(start[..., 0], alone[0].evaluate(samples)[1])
+    torch.testing.assert_close(start[..., 1], start[..., 0])
+    torch.nn.init.normal_(both.value_head.weight)
+    torch.nn.init.normal_(both.value_head.bias)
+    for i, one in enumerate(alone):
+        one.value_head.weight.data = both.value_head.weight.data[i : i + 1].clone()
+        one.value_head.bias.data = both.value_head.bias.data[i : i + 1].clone()
+    values = both.evaluate(samples)[1]
+    assert values.shape == (*samples.mask.shape, 2)
+    for i, one in enumerate(alone):
+        found = one.evaluate(samples)[1]
+        assert found.shape == samples.mask.shape
+        torch.testing.assert_close(values[..., i], found, atol=1e-5, rtol=1e-5)
+    assert (values[~samples.mask] == 0).all()
+    assert not torch.allclose(values[..., 0], values[..., 1])
+
+
+def test_another_temperature_is_another_policy_with_the_same_weights(policies):
+    policy = policies.make(generation={"temperature": 0.7}).policy()
+    hot = policy.at(2.0)
+    samples = batch(policy, RAGGED, RESPONSES)
+    fresh = type(policy)(policy.lm, policy.tokenizer, 2.0)
+    assert torch.equal(hot.logprobs(samples), fresh.logprobs(samples))
+    assert not torch.equal(hot.logprobs(samples), policy.logprobs(samples))
+    assert (policy.temperature, hot.lm) == (0.7, policy.lm)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_a_value_model_from_the_reward_model_starts_with_its_calibrated_scores(

@@ -12,8 +12,8 @@ from ostinato.config.draws import Draws
 from ostinato.contract.batches import PolicyHandle
 from ostinato.contract.context import Context
 from ostinato.data.preferences import collect_meta
-from ostinato.data.prompts import PromptSet
 from ostinato.models.policy import Policy
+from ostinato.models.prompts import PromptSet
 
 SMALL = ["iterations=2", "reward_model.updates=3", "rl.rollouts=2", "rl.rollout_size=8"]
 SMALL += ["rl.minibatch=8", "prompts.preference=8", "prompts.held_out=4", "prompts.evaluation=4"]
