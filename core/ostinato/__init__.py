@@ -12,6 +12,8 @@ from ostinato.config.errors import NonFiniteError as NonFiniteError
 from ostinato.config.errors import Pause as Pause
 from ostinato.config.errors import UserError as UserError
 from ostinato.contract.hookspecs import CONTRACT as CONTRACT
+from ostinato.contract.hookspecs import KEEP as KEEP
+from ostinato.contract.hookspecs import STOP as STOP
 from ostinato.contract.hookspecs import hookimpl as hookimpl
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from ostinato.contract.batches import Rollout as Rollout
     from ostinato.contract.context import Context as Context
     from ostinato.contract.events import Event as Event
+    from ostinato.contract.policy_algorithm import PolicyAlgorithm as PolicyAlgorithm
     from ostinato.data.preferences import swapped as swapped
     from ostinato.data.prompts import read_rows as read_rows
     from ostinato.loop import Run as Run
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from ostinato.models.loading import prompt_tokens as prompt_tokens
     from ostinato.models.loading import response_tokens as response_tokens
     from ostinato.models.policy import Policy as Policy
+    from ostinato.models.prompts import PromptSet as PromptSet
     from ostinato.models.reward import Reward as Reward
     from ostinato.models.reward import combine as combine
     from ostinato.models.reward_model import RewardModel as RewardModel
@@ -62,11 +66,13 @@ _MODULES = {
     ],
     "contract.context": ["Context"],
     "contract.events": ["Event"],
+    "contract.policy_algorithm": ["PolicyAlgorithm"],
     "data.preferences": ["swapped"],
     "data.prompts": ["read_rows"],
     "loop": ["Run", "run"],
     "models.loading": ["padded", "prompt_tokens", "response_tokens"],
     "models.policy": ["Policy"],
+    "models.prompts": ["PromptSet"],
     "models.reward": ["Reward", "combine"],
     "models.reward_model": ["RewardModel", "trained_reward"],
     "models.ruler": ["Ruler", "calibrated"],
@@ -75,7 +81,8 @@ _MODULES = {
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = sorted([*_HOME, "CONTRACT", "NonFiniteError", "Pause", "UserError", "hookimpl"])
+EAGER = ["CONTRACT", "KEEP", "NonFiniteError", "Pause", "STOP", "UserError", "hookimpl"]
+__all__ = sorted([*_HOME, *EAGER])
 
 
 def __getattr__(name: str) -> Any:

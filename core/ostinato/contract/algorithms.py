@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ostinato.config.errors import UserError
+from ostinato.config.sections import RLSection
 from ostinato.contract.answers import blamed, terms_fault
-from ostinato.contract.batches import PolicyAlgorithm, PolicyOutputs, Rollout
+from ostinato.contract.batches import PolicyOutputs, Rollout
+from ostinato.contract.context import Context
+from ostinato.contract.plugins import Plugins
+from ostinato.contract.policy_algorithm import PolicyAlgorithm
 
 
 def _answer(plugin: str, algorithm: PolicyAlgorithm, call: str, *arguments: Any) -> tuple[Any, str]:
@@ -22,46 +25,51 @@ def _answer(plugin: str, algorithm: PolicyAlgorithm, call: str, *arguments: Any)
     return answer, f"plugin '{plugin}': its {call} answered"
 
 
+def size_fault(plugin: str, algorithm: PolicyAlgorithm, settings: RLSection) -> str | None:
+    """Why the sizes of a rollout and its parts do not fit its groups, or None."""
+    k, size = algorithm.responses_per_prompt, settings.rollout_size
+    its = f"is no multiple of the {k} responses a prompt of plugin '{plugin}'"
+    if size % k:
+        return f"rl.rollout_size: {size} {its}"
+    micro = settings.minibatch // settings.accumulate
+    if algorithm.whole_groups and micro % k:
+        parts = f" / rl.accumulate {settings.accumulate}" if settings.accumulate > 1 else ""
+        return f"rl.minibatch: {settings.minibatch}{parts} {its}, which it keeps together"
+    return None
+
+
+def refills(plugins: Plugins) -> int:
+    """How often a rollout may be drawn anew at most: the largest ``refill`` of its filters."""
+    found = [0]
+    for name in plugins.implementing("filter_rollout"):
+        asked = getattr(plugins[name].instance, "refill", 0)
+        if not isinstance(asked, int) or isinstance(asked, bool) or asked < 0:
+            raise UserError(f"plugin '{name}': refill is {asked!r}, expected a whole number")
+        found.append(asked)
+    return max(found)
+
+
 def advantages_of(
-    plugin: str, algorithm: PolicyAlgorithm, rollout: Rollout
+    plugin: str, algorithm: PolicyAlgorithm, rollout: Rollout, ctx: Context
 ) -> tuple[Tensor, Tensor]:
-    """Advantages and returns, each (B, T); UserError where they are something else."""
-    answer, said = _answer(plugin, algorithm, "advantages(rollout)", rollout)
+    """Advantages (B, T), and returns as values are; UserError where they are something else."""
+    answer, said = _answer(plugin, algorithm, "advantages(rollout, ctx)", rollout, ctx)
     pair = isinstance(answer, tuple | list) and len(answer) == 2
     if not pair or not all(isinstance(x, Tensor) for x in answer):
         raise UserError(f"{said} a {type(answer).__name__}, expected advantages and returns")
-    wanted = tuple(rollout.mask.shape)
-    for name, x in zip(("advantages", "returns"), answer, strict=True):
-        if tuple(x.shape) != wanted:
-            raise UserError(f"{said} {name} of shape {tuple(x.shape)}, expected {wanted}")
+    names = {"advantages": rollout.mask, "returns": rollout.values}
+    for (name, like), x in zip(names.items(), answer, strict=True):
+        if x.shape != like.shape:
+            shapes = f"{tuple(x.shape)}, expected {tuple(like.shape)}"
+            raise UserError(f"{said} {name} of shape {shapes}")
     return answer[0], answer[1]
 
 
-def kept_of(plugin: str, algorithm: PolicyAlgorithm, rollout: Rollout) -> Rollout:
-    """The rows that the algorithm keeps, all without a ``keep``; UserError for what is no row."""
-    if not hasattr(algorithm, "keep"):
-        return rollout
-    index, said = _answer(plugin, algorithm, "keep(rollout)", rollout)
-    size = len(rollout.mask)
-    wanted = f"expected row numbers from 0 to {size - 1}, at least one and none twice"
-    if not isinstance(index, Tensor) or index.ndim != 1 or index.dtype != torch.int64:
-        tensor = isinstance(index, Tensor)
-        kind = f"{index.dtype} {tuple(index.shape)}" if tensor else type(index).__name__
-        raise UserError(f"{said} a {kind}, expected an int64 tensor of row numbers (rows,)")
-    if not len(index):
-        raise UserError(f"{said} no row, {wanted}")
-    if outside := [row for row in index.tolist() if not 0 <= row < size]:
-        raise UserError(f"{said} row {outside[0]}, {wanted}")
-    if len(index.unique()) < len(index):
-        raise UserError(f"{said} a row twice, {wanted}")
-    return rollout.rows(index.to(rollout.mask.device))
-
-
 def terms_of(
-    plugin: str, algorithm: PolicyAlgorithm, batch: Rollout, outputs: PolicyOutputs
+    plugin: str, algorithm: PolicyAlgorithm, batch: Rollout, outputs: PolicyOutputs, ctx: Context
 ) -> dict[str, Tensor]:
     """The terms of its loss, scalars; UserError where none of them trains the policy."""
-    answer, said = _answer(plugin, algorithm, "loss(batch, outputs)", batch, outputs)
+    answer, said = _answer(plugin, algorithm, "loss(batch, outputs, ctx)", batch, outputs, ctx)
     if fault := terms_fault(answer):
         raise UserError(f"{said} {fault}")
     if not any(x.requires_grad for key, x in answer.items() if not key.startswith("log/")):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from numbers import Real
+from numbers import Integral
 from typing import Any
 
 from ostinato.config.errors import UserError
+from ostinato.contract.columns import is_number
+from ostinato.contract.hookspecs import KEEP, STOP
 
 
 def wrong(plugin: str, hook: str, fault: str) -> UserError:
@@ -61,7 +63,7 @@ def _displacements(answer: Any, parameters: Mapping[str, Any], **_: Any) -> str 
 
 
 def _coefficient(answer: Any, **_: Any) -> str | None:
-    if not _is_number(answer):
+    if not is_number(answer):
         return f"{_kind(answer)}, expected a number"
     return f"{float(answer):g}, expected 0 or more" if float(answer) < 0 else None
 
@@ -76,27 +78,61 @@ def _losses(answer: Any, outputs: Any, **_: Any) -> str | None:
 
 def _labels(answer: Any, **_: Any) -> str | None:
     sized = hasattr(answer, "__len__") and not isinstance(answer, str | Mapping)
-    if not sized or not all(map(_is_number, answer)):
+    if not sized or not all(map(is_number, answer)):
         return f"{_kind(answer)}, expected a number in [0, 1] for each comparison"
     return None
 
 
-def _algorithm(answer: Any, **_: Any) -> str | None:
-    for part, right, wanted in (
-        ("advantages", callable, "a method"),
-        ("loss", callable, "a method"),
+def algorithm_fault(answer: Any, **_: Any) -> str | None:
+    """What is wrong with a policy algorithm before it is asked anything, or None."""
+    from ostinato.contract.policy_algorithm import PolicyAlgorithm  # here: it imports torch
+
+    if not isinstance(answer, PolicyAlgorithm):
+        return f"{_kind(answer)}, expected an ostinato.PolicyAlgorithm"
+    for fact, right, wanted in (
         ("responses_per_prompt", whole, "a whole number above 0"),
-        ("uses_values", _is_truth, "True or False"),
+        ("value_heads", lambda n: whole(n) or (n is not False and n == 0), "a whole number"),
         ("kl_in_reward", _is_truth, "True or False"),
         ("mean_over", ("tokens", "responses").__contains__, "'tokens' or 'responses'"),
-        ("keep", callable, "a method"),
+        ("whole_groups", _is_truth, "True or False"),
     ):
-        if not hasattr(answer, part):
-            if part != "keep":
-                return f"{_kind(answer)} that has no '{part}'"
-        elif not right(found := getattr(answer, part)):
-            return f"{_kind(answer)} whose '{part}' is {found!r}, expected {wanted}"
+        if not right(found := getattr(answer, fact)):
+            return f"{_kind(answer)} whose '{fact}' is {found!r}, expected {wanted}"
     return None
+
+
+def _prompts(answer: Any, prompts: Any, count: int, **_: Any) -> str | None:
+    size, wanted = len(prompts), f"expected {count} row numbers of prompts"
+    rows = answer.tolist() if hasattr(answer, "tolist") else answer
+    if not isinstance(rows, Sequence) or isinstance(rows, str):
+        return f"{_kind(answer)}, {wanted}"
+    if len(rows) != count:
+        return f"{len(rows)} row numbers, {wanted}"
+    odd = next((row for row in rows if not _is_row(row, size)), None)
+    return None if odd is None else f"{odd!r}, {wanted} from 0 to {size - 1}"
+
+
+def _rows(answer: Any, rollout: Any, **_: Any) -> str | None:
+    import torch  # here: plugins are listed without torch
+
+    size = len(rollout.mask)
+    if not _is_tensor(answer) or answer.ndim != 1 or answer.dtype != torch.int64:
+        given = f"a {answer.dtype} {tuple(answer.shape)}" if _is_tensor(answer) else _kind(answer)
+        return f"{given}, expected an int64 tensor of row numbers (rows,)"
+    wanted = f"expected row numbers from 0 to {size - 1}, none twice"
+    if outside := [row for row in answer.tolist() if not 0 <= row < size]:
+        return f"row {outside[0]}, {wanted}"
+    return f"a row twice, {wanted}" if len(answer.unique()) < len(answer) else None
+
+
+def _verdict(answer: Any, **_: Any) -> str | None:
+    if isinstance(answer, str) and answer in {STOP, KEEP}:
+        return None
+    return f"{answer!r}, expected ostinato.STOP, ostinato.KEEP or None"
+
+
+def _is_row(value: Any, size: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= int(value) < size
 
 
 def whole(value: Any) -> bool:
@@ -114,10 +150,6 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) or (_is_tensor(value) and value.numel() == 1)
-
-
 def _kind(value: Any) -> str:
     return f"a {type(value).__name__}"
 
@@ -126,9 +158,13 @@ CHECKS: Mapping[str, Callable[..., str | None]] = {
     "rm_loss": terms_fault,
     "policy_loss": terms_fault,
     "meta_update": _displacements,
-    "evaluate": partial(_mapping_fault, right=_is_number, wanted="a number"),
+    "evaluate": partial(_mapping_fault, right=is_number, wanted="a number"),
     "kl_coefficient": _coefficient,
     "preference_loss": _losses,
     "label": _labels,
-    "policy_algorithm": _algorithm,
+    "policy_algorithm": algorithm_fault,
+    "policy_meta_update": _displacements,
+    "choose_prompts": _prompts,
+    "filter_rollout": _rows,
+    "after_rollout": _verdict,
 }

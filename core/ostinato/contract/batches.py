@@ -5,17 +5,19 @@ Letters in shapes: N responses, C comparisons, T tokens, V views, D hidden size,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ostinato.models.samples import Samples
+from ostinato.models.samples import Samples, below
 
 if TYPE_CHECKING:
     from ostinato.models.policy import Policy
+
+OF_HEADS = {"parts", "part_std"}  # (B, members, heads), which have no tokens to cut
 
 
 @dataclass
@@ -63,6 +65,12 @@ class RewardBatch:
     iteration: int
     step: int
     kl_coefficient: float = 0.0
+    hidden: Tensor | None = None  # (B, members, D) fp32 features at the last token
+    token_score: Tensor = None  # type: ignore[assignment]  # (B, T) of single tokens; zeros
+
+    def __post_init__(self) -> None:
+        if self.token_score is None:
+            self.token_score = torch.zeros_like(self.logprobs)
 
 
 @dataclass
@@ -71,24 +79,43 @@ class Rollout:
 
     samples: Samples
     mask: Tensor  # (B, T)
-    score: Tensor  # (B,)
+    score: Tensor  # (B,) of the whole response, that of its tokens included
     rewards: Tensor  # (B, T) the score at the end, less the KL where the algorithm takes it so
     logprobs: Tensor  # (B, T)
     ref_logprobs: Tensor  # (B, T)
-    values: Tensor  # (B, T) zeros without a value head
+    values: Tensor  # (B, T) zeros without a value head; (B, T, heads) of several
     kl_coefficient: Tensor  # (B,) the controller's times kl_scale
     group: Tensor  # (B,)
     finished: Tensor  # (B,)
     advantages: Tensor  # (B, T)
-    returns: Tensor  # (B, T)
+    returns: Tensor  # as values
+    behaviour_logprobs: Tensor = None  # type: ignore[assignment]  # (B, T) those drawn from
+    parts: Tensor = None  # type: ignore[assignment]  # (B, members, heads) as in RewardBatch
+    part_std: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.behaviour_logprobs is None:
+            self.behaviour_logprobs = self.logprobs
+        if self.parts is None:
+            self.parts = self.score[:, None, None]
 
     def rows(self, index: Tensor) -> Rollout:
         """The rollouts at ``index``, cut to their longest response."""
         samples = self.samples.rows(index)
         width = samples.mask.shape[1]
-        tensors = {name: x for name, x in vars(self).items() if name != "samples"}
-        rows = {n: x[index] if x.ndim == 1 else x[index, :width] for n, x in tensors.items()}
+        rows = {
+            name: x[index] if x.ndim == 1 or name in OF_HEADS else x[index, :width]
+            for name, x in vars(self).items()
+            if isinstance(x, Tensor)
+        }
         return replace(self, samples=samples, **rows)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rollout]) -> Rollout:
+        """Several, one below the other, padded to the longest response."""
+        names = [name for name, x in vars(parts[0]).items() if isinstance(x, Tensor)]
+        found = {name: below([getattr(part, name) for part in parts]) for name in names}
+        return cls(samples=Samples.joined([part.samples for part in parts]), **found)
 
 
 @dataclass
@@ -96,24 +123,9 @@ class PolicyOutputs:
     """The policy's answers for a Rollout, and the models, for terms that need another pass."""
 
     logprobs: Tensor  # (B, T) nats per token
-    values: Tensor  # (B, T)
+    values: Tensor  # (B, T), or (B, T, heads)
     policy: Policy
     reference: Policy  # takes no gradient
-
-
-class PolicyAlgorithm(Protocol):
-    """Advantage estimator and loss, and maybe ``keep(rollout)``; the engine does the rest."""
-
-    responses_per_prompt: int
-    uses_values: bool
-    kl_in_reward: bool
-    mean_over: Literal["tokens", "responses"]  # of the loss, so that micro-batches add up
-
-    def advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """Advantages and returns, each (B, T), zero on padding."""
-
-    def loss(self, batch: Rollout, outputs: PolicyOutputs) -> dict[str, Tensor]:
-        """Named terms; their sum is minimised. Entries named ``log/...`` are only logged."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ostinato.contract import hookspecs
 from ostinato.contract.hookspecs import CONTRACT, KINDS
 
 GROUP = "ostinato"
-NEEDS = {"views", "dropout", "meta_responses", "lm_head", "members"}
+NEEDS = {"views", "dropout", "meta_responses", "lm_head", "members", "reference_logits"}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ EventKind = Literal[
     "stage_started",  # data: stage, total (steps, or 0 when unknown)
     "stage_advanced",  # data: stage, plus what the step logged
     "stage_finished",  # data: stage, seconds, reused
+    "kept",  # data: row; a plugin keeps the policy of this rollout
+    "stopped",  # data: row; a plugin ends the policy's optimisation
     "evaluated",  # data: the eval row
     "iteration_finished",  # data: the summary row
     "run_finished",  # data: directory, seconds, rows (one summary an iteration)

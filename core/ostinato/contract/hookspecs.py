@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from datasets import Dataset
     from torch import Tensor
 
     from ostinato.contract.batches import (
-        PolicyAlgorithm,
         PolicyHandle,
         PolicyHistory,
         PolicyOutputs,
@@ -28,12 +25,14 @@ if TYPE_CHECKING:
     )
     from ostinato.contract.context import Context
     from ostinato.contract.events import Event
+    from ostinato.contract.policy_algorithm import PolicyAlgorithm
     from ostinato.models.policy import Policy
     from ostinato.models.prompts import PromptSet
     from ostinato.models.reward import Reward
     from ostinato.models.samples import RMOutputs, Samples
 
 CONTRACT = "2"  # docs/contract.md says what may change, and how it is warned of
+STOP, KEEP = "stop", "keep"  # what `after_rollout` may answer
 hookimpl = pluggy.HookimplMarker("ostinato")
 KINDS: dict[str, str] = {}  # every hook's kind
 F = TypeVar("F", bound=Callable[..., Any])

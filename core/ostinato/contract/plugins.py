@@ -51,9 +51,9 @@ class Plugins:
         """Call one plugin's hook; an error carries the plugin's name as a note."""
         with blamed(name, f"hook '{hook}'"):
             answers = getattr(self[name].callers, hook)(**arguments)
-        if KINDS[hook] == "all":
-            return None
         if not answers:  # pluggy leaves None out
+            if KINDS[hook] == "all":
+                return None
             raise wrong(name, hook, "answered None")
         check_answer(name, hook, answers[0], arguments)
         return answers[0]

@@ -15,6 +15,8 @@ SCORE = torch.zeros(1, 4, requires_grad=True)
 ARGUMENTS = {
     "parameters": {"w": torch.zeros(2, 3)},
     "outputs": SimpleNamespace(score=SCORE),
+    "prompts": [None] * 5,
+    "count": 3,
 }
 
 
@@ -54,18 +56,33 @@ def algorithm(**parts):
         ("label", "first", "a str, expected a number in [0, 1] for each comparison"),
         ("label", 0.5, "a float, expected a number in [0, 1] for each comparison"),
         ("label", [0.5, "first"], "a list, expected a number in [0, 1] for each comparison"),
-        ("policy_algorithm", "ppo", "a str that has no 'advantages'"),
+        ("policy_algorithm", "ppo", "a str, expected an ostinato.PolicyAlgorithm"),
+        (
+            "policy_meta_update",
+            {"w": torch.zeros(3)},
+            "'w' of shape (3,), expected the parameter's (2, 3)",
+        ),
+        ("choose_prompts", 3, "a int, expected 3 row numbers of prompts"),
+        ("choose_prompts", "012", "a str, expected 3 row numbers of prompts"),
+        ("choose_prompts", [0, 1], "2 row numbers, expected 3 row numbers of prompts"),
+        ("choose_prompts", [0, 5, 1], "5, expected 3 row numbers of prompts from 0 to 4"),
+        ("choose_prompts", [0, -1, 1], "-1, expected 3 row numbers of prompts from 0 to 4"),
+        ("choose_prompts", [0, 1.0, 1], "1.0, expected 3 row numbers of prompts from 0 to 4"),
+        ("choose_prompts", [0, True, 1], "True, expected 3 row numbers of prompts from 0 to 4"),
+        ("after_rollout", "halt", "'halt', expected ostinato.STOP, ostinato.KEEP or None"),
+        ("after_rollout", True, "True, expected ostinato.STOP, ostinato.KEEP or None"),
         *(
             ("policy_algorithm", algorithm(**{part: value}), f"a PPO whose '{part}' is {said}")
             for part, value, said in (
                 ("responses_per_prompt", 0, "0, expected a whole number above 0"),
                 ("responses_per_prompt", "4", "'4', expected a whole number above 0"),
                 ("responses_per_prompt", True, "True, expected a whole number above 0"),
-                ("uses_values", 1, "1, expected True or False"),
+                ("value_heads", -1, "-1, expected a whole number"),
+                ("value_heads", True, "True, expected a whole number"),
+                ("value_heads", False, "False, expected a whole number"),
+                ("whole_groups", 1, "1, expected True or False"),
                 ("kl_in_reward", None, "None, expected True or False"),
                 ("mean_over", "both", "'both', expected 'tokens' or 'responses'"),
-                ("loss", 3, "3, expected a method"),
-                ("keep", 5, "5, expected a method"),
             )
         ),
     ],
@@ -89,6 +106,11 @@ def test_a_wrong_answer_is_one_sentence(hook, answer, said):
         ("label", torch.tensor([0.0, 1.0])),
         ("label", np.array([0.0, 1.0], dtype=np.float32)),
         ("label", (True, 0.5)),
+        ("choose_prompts", torch.tensor([4, 0, 4])),  # a prompt may come twice
+        ("choose_prompts", np.array([4, 0, 1])),
+        ("choose_prompts", (4, 0, 1)),
+        ("after_rollout", "stop"),
+        ("after_rollout", "keep"),
         ("observe", "anything"),
     ],
 )

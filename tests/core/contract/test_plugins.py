@@ -299,6 +299,8 @@ def test_defaults_own_what_nobody_owns_and_no_more() -> None:
     assert set(defaults) == {h for h, k in KINDS.items() if k == "one"} - {
         "train_rm",
         "train_policy",
+        "draw_responses",
+        "choose_prompts",
     }
     alone = activate([], "run.yaml")
     assert alone.owners == defaults
