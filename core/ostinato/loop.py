@@ -53,7 +53,7 @@ def iterate(s: Session) -> None:
     preferences: list[Preferences] = []
     reward_models: list[Reward] = []
     for k in range(1, s.config.iterations + 1):
-        s.begin(k)
+        s.begin(k, history)
         # Draw y0, y1 ~ pi_{k-1}(. | x) for every prompt x and label them: D~_k   [label]
         pairs = s.stage(
             "preferences", lambda: stages.gather(s, policy), Preferences.save, Preferences.load

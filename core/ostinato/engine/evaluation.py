@@ -13,12 +13,11 @@ from torch import Tensor
 from ostinato.config.errors import NonFiniteError
 from ostinato.contract.context import Context, Evaluation
 from ostinato.contract.plugins import Plugins
-from ostinato.data.preferences import drawn
-from ostinato.data.prompts import PromptSet
 from ostinato.engine.calibration import over_training, scores_of, spread_part
 from ostinato.measures import mean_and_error, mean_and_std, mmd2, spearman, standardise, wins
 from ostinato.models.kl import kl_per_response
 from ostinato.models.policy import Policy
+from ostinato.models.prompts import PromptSet
 from ostinato.models.reward import Reward
 from ostinato.models.samples import Samples
 
@@ -54,7 +53,7 @@ class Evaluator:
     def __call__(self, policy: Policy, step: int) -> dict[str, Any]:
         """Sample, score and measure; see docs/concepts for each column and its unit."""
         ctx = self.ctx.at(step=step)
-        samples = drawn(policy, self.prompts, 1, ctx, "evaluation")
+        samples = ctx.sample(policy, self.prompts, "evaluation")
         scores = self._scores(samples, ctx.gold_scores(samples))
         with ctx.autocast():
             kl = kl_init = kl_per_response(policy, self.sft, samples)
@@ -71,7 +70,7 @@ class Evaluator:
             kl=kl,
             sft_samples=self.before,
             sft_gold=self._on_sft("gold", self.sft_scores),
-            draw=lambda purpose, other=policy: drawn(other, self.prompts, 1, ctx, purpose),
+            draw=lambda purpose, other=policy: ctx.sample(other, self.prompts, purpose),
             proxy_of=lambda of: scores_of(self.reward, of),
             latest_of=lambda of: scores_of(self.latest, of),
             gold_of=self._gold_of,

@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
 from ostinato.config.errors import UserError
-from ostinato.contract.batches import PolicyAlgorithm
+from ostinato.contract.algorithms import size_fault
 from ostinato.contract.context import Context
+from ostinato.contract.hookspecs import KEEP, STOP
 from ostinato.contract.plugins import Plugins
-from ostinato.data.prompts import PromptSet
+from ostinato.contract.policy_algorithm import PolicyAlgorithm
 from ostinato.engine.policy_update import PolicyUpdate
 from ostinato.engine.rollouts import Rollouts
 from ostinato.models.policy import Policy
+from ostinato.models.prompts import PromptSet
 from ostinato.models.reward import Reward
 from ostinato.runs.checkpoints import Schedule, Training
 from ostinato.runs.directory import RunDirectory
 
-Log = Callable[..., None]
+Log = Callable[..., dict[str, Any]]
 Evaluate = Callable[[Policy, int], None]
+
+
+@dataclass
+class Progress:
+    """How far a run of ``optimise`` has come, as its checkpoints hold it."""
+
+    step: int = 0  # rollouts done
+    kl: float | None = None  # of the last
+    stopped: bool = False
+    kept_at: int = 0  # the rollout, from 1, whose policy a plugin keeps; 0 while there is none
 
 
 @dataclass
@@ -58,14 +72,15 @@ class PolicyTrainer:
         ``reference`` anchors the KL, ``initial`` by default. ``on_update(policy, reference)`` runs
         after every optimiser update and may change the reference in place; it is a copy of
         ``initial`` then, unless one is given. ``name`` tells several runs of one iteration apart.
+        Where an ``after_rollout`` kept a policy, the last one kept is the answer, and evaluated.
         Raises NonFiniteError, which names iteration, step and plugin.
         """
         settings = self.ctx.config.rl
         assert settings.rollouts is not None
         algorithm = self._algorithm()
         policy = initial.copy().to(self.ctx.device)
-        if algorithm.uses_values:
-            policy.with_value(self.ctx.config.policy.value, self.latest)
+        if algorithm.value_heads:
+            policy.with_value(self.ctx.config.policy.value, self.latest, algorithm.value_heads)
         own = initial if on_update is None else initial.copy()  # what is given is never changed
         anchor = own if reference is None else reference
         optimiser = torch.optim.Adam(
@@ -76,28 +91,59 @@ class PolicyTrainer:
         update = PolicyUpdate(*shared, optimiser, on_update)
         policies = {"policy": policy} | ({"reference": anchor} if on_update else {})
         training = Training(policies, optimiser)
-        first, kl = self._restore(name, training)
+        done = self._restore(name, training)
         saved = Schedule(self.ctx.config.checkpoint_every, policy)
-        if first == 0 and evaluate:
+        run = self.ctx.at(policy=policy, reference=anchor, reward=reward_model)
+        run = run.at(training="" if name == "policy" else name)
+        if done.step == 0 and evaluate:
             self.record(policy, 0)
-        for step in range(first, settings.rollouts):
-            started = time.perf_counter()
-            ctx = self.ctx.at(step=step, training="" if name == "policy" else name)
-            with ctx.located():
-                rollout, whole, row = rollouts(ctx, kl)
-                sampled = time.perf_counter()
-                row |= update(rollout, whole, self.updates, ctx)
-            kl, self.updates = row["kl"], row["updates"]
-            row["actions"] = self.plugins.taken_actions()
-            row["seconds"] = {"rollout": sampled - started, "update": time.perf_counter() - sampled}
-            self.log("policy", name=name, step=step + 1, total=settings.rollouts, **row)
-            last = step + 1 == settings.rollouts
-            if evaluate and (last or (step + 1) % self.ctx.config.evaluation.every == 0):
-                self.record(policy, step + 1)
-            if saved.due(step + 1) or last:
-                made, facts = training.tensors(), {"kl": kl, "updates": self.updates}
-                self.directory.save_checkpoint(self.stage, name, step + 1, made, facts)
+        while done.step < settings.rollouts and not done.stopped:
+            row = self._rollout(rollouts, update, done, run.at(step=done.step))
+            written = self.log("policy", name=name, total=settings.rollouts, **row)
+            self._after(written, done, training, run)
+            last = done.stopped or done.step == settings.rollouts
+            if evaluate and (last or done.step % self.ctx.config.evaluation.every == 0):
+                self.record(policy, done.step)
+            if saved.due(done.step) or last:
+                facts = asdict(done) | {"updates": self.updates}
+                made = training.tensors()
+                self.directory.save_checkpoint(self.stage, name, done.step, made, facts)
+        if done.kept_at not in (0, done.step):
+            training.take_kept("policy")
+            if evaluate:
+                self._evaluate_once(f"kept {name}", policy, done.kept_at)
         return policy
+
+    def _rollout(
+        self, rollouts: Rollouts, update: PolicyUpdate, done: Progress, ctx: Context
+    ) -> dict[str, Any]:
+        """One rollout and its updates; answers its row."""
+        started = time.perf_counter()
+        with ctx.located():
+            rollout, whole, row = rollouts(ctx, done.kl)
+            sampled = time.perf_counter()
+            row |= update(rollout, whole, self.updates, ctx)
+        done.step, done.kl, self.updates = done.step + 1, row["kl"], row["updates"]
+        row["actions"] = self.plugins.taken_actions()
+        row["seconds"] = {"rollout": sampled - started, "update": time.perf_counter() - sampled}
+        return {"step": done.step, **row}
+
+    @torch.no_grad()
+    def _after(self, row: dict[str, Any], done: Progress, training: Training, run: Context) -> None:
+        """Tell the plugins with ``after_rollout`` of its row, and do what they answer."""
+        hook, ctx = "after_rollout", run.at(step=done.step - 1)
+        for plugin in self.plugins.implementing(hook):
+            given = {"row": deepcopy(row), "policy": ctx.policy, "ctx": ctx}
+            answer = self.plugins.call(plugin, hook, **given)
+            self.plugins.acted(plugin, hook, float(answer is not None))
+            if answer == KEEP:
+                training.keep("policy")
+                done.kept_at = done.step
+            elif answer == STOP:
+                done.stopped = True
+            if answer is not None:
+                kind = "kept" if answer == KEEP else "stopped"
+                self.log(kind, name=row["name"], step=done.step, plugin=plugin)
 
     def evaluate(self, policy: Policy, step: int) -> None:
         """Write an ``eval`` row of any policy, before, between or after the runs.
@@ -106,7 +152,9 @@ class PolicyTrainer:
         of the runs behind it would be cut off.
         """
         self.evaluations += 1
-        name = f"evaluation-{self.evaluations}"
+        self._evaluate_once(f"evaluation-{self.evaluations}", policy, step)
+
+    def _evaluate_once(self, name: str, policy: Policy, step: int) -> None:
         self._take(name)
         if self.directory.load_checkpoint(self.stage, name) is None:
             self.record(policy, step)
@@ -123,21 +171,19 @@ class PolicyTrainer:
 
     def _algorithm(self) -> PolicyAlgorithm:
         algorithm: PolicyAlgorithm = self.plugins.one("policy_algorithm", ctx=self.ctx)
-        size, k = self.ctx.config.rl.rollout_size, algorithm.responses_per_prompt
-        if size % k:
-            raise UserError(
-                f"rl.rollout_size {size} is no multiple of the algorithm's {k} responses a prompt"
-            )
+        owner = self.plugins.owners["policy_algorithm"]
+        if fault := size_fault(owner, algorithm, self.ctx.config.rl):
+            raise UserError(fault)
         return algorithm
 
-    def _restore(self, name: str, training: Training) -> tuple[int, float | None]:
-        """Rollouts done before a run was killed, and the KL of the last; all as it was then."""
+    def _restore(self, name: str, training: Training) -> Progress:
+        """How far the run was when it was killed; what training moves is as it was then."""
         self._take(name)
         self.updates = 0
         found = self.directory.load_checkpoint(self.stage, name)
         if found is None:
-            return 0, None
-        step, tensors, facts = found
+            return Progress()
+        _, tensors, facts = found
         training.load(tensors)
-        self.updates = facts["updates"]
-        return step, facts["kl"]
+        self.updates = facts.pop("updates")
+        return Progress(**facts)

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from ostinato.config.errors import NonFiniteError
 from ostinato.config.sections import RLSection
 from ostinato.contract.algorithms import terms_of
-from ostinato.contract.batches import PolicyAlgorithm, PolicyOutputs, Rollout
+from ostinato.contract.batches import PolicyOutputs, Rollout
 from ostinato.contract.context import Context
 from ostinato.contract.plugins import Plugins
+from ostinato.contract.policy_algorithm import PolicyAlgorithm
+from ostinato.engine.displacement import displaced, displacement
 from ostinato.models.policy import Policy
 
 
@@ -57,28 +59,43 @@ class PolicyUpdate:
         return {"updates": done, **means, "terms": terms}
 
     def _minibatches(self, rollout: Rollout, ctx: Context) -> Iterator[Tensor]:
-        """Rows of every update: each epoch permutes the rollout."""
-        settings = ctx.config.rl
+        """Rows of every update: each epoch permutes the rollout, or its groups as wholes."""
+        settings, device = ctx.config.rl, rollout.mask.device
         for epoch in range(settings.epochs):
             generator = ctx.generator(f"minibatches {self.name} {epoch}")
-            order = torch.randperm(len(rollout.mask), generator=generator)
-            yield from order.to(rollout.mask.device).split(settings.minibatch)
+            if self.algorithm.whole_groups:
+                groups, place = rollout.group.unique(return_inverse=True)
+                rank = torch.randperm(len(groups), generator=generator).to(device)
+                order = rank[place].argsort(stable=True)
+            else:
+                order = torch.randperm(len(rollout.mask), generator=generator).to(device)
+            yield from self._split(rollout, order, settings.minibatch)
+
+    def _split(self, rollout: Rollout, rows: Tensor, size: int) -> list[Tensor]:
+        """Rows in parts of ``size``; a part takes as many whole groups as usually have that size.
+
+        A filter may have left groups of fewer rows, which then fill no part.
+        """
+        if not self.algorithm.whole_groups:
+            return list(rows.split(size))
+        count = size // self.algorithm.responses_per_prompt
+        sizes = rollout.group[rows].unique_consecutive(return_counts=True)[1].split(count)
+        return list(rows.split([int(part.sum()) for part in sizes]))
 
     def _minibatch(
         self, rollout: Rollout, rows: Tensor, whole: PolicyOutputs | None, lr: float, ctx: Context
     ) -> dict[str, float]:
         """One optimiser update; micro-batches are weighted so that accumulation changes nothing."""
-        self.optimiser.zero_grad(set_to_none=True)
-        tokens = rollout.mask[rows].sum()
         logged: dict[str, Tensor] = {}
-        for place, (part, outputs) in enumerate(self._passes(rollout, rows, whole, ctx)):
-            found = self._terms(part, outputs, ctx.at(micro_batch=place))
-            by_tokens = self.algorithm.mean_over == "tokens"
-            share = part.mask.sum() / tokens if by_tokens else len(part.mask) / len(rows)
-            terms = [term for key, term in found.items() if not key.startswith("log/")]
-            (share * torch.stack(terms).sum()).backward()
-            for key, term in found.items():
-                logged[key] = logged.get(key, torch.zeros_like(term)) + (share * term).detach()
+        meta = bool(self.plugins.implementing("policy_meta_update"))
+        parameters = dict(self.policy.named_parameters()) if meta else {}
+        by = self._displacement(parameters, rollout, rows, ctx) if meta else {}
+        self.optimiser.zero_grad(set_to_none=True)
+        with displaced(parameters, by):
+            for share, found in self._losses(rollout, rows, whole, ctx):
+                (share * total(found)).backward()
+                for key, term in found.items():
+                    logged[key] = logged.get(key, torch.zeros_like(term)) + (share * term).detach()
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         max_norm = ctx.config.rl.max_grad_norm
@@ -88,6 +105,28 @@ class PolicyUpdate:
         self.optimiser.step()
         return row | {"lr": lr}
 
+    def _displacement(
+        self, parameters: Mapping[str, nn.Parameter], rollout: Rollout, rows: Tensor, ctx: Context
+    ) -> dict[str, Tensor]:
+        """The sum of what ``policy_meta_update`` hooks answer, by parameter name."""
+
+        def loss() -> Tensor:
+            with torch.enable_grad(), self.plugins.aside():  # what it logs is the update's own
+                parts = self._losses(rollout, rows, None, ctx)
+                return torch.stack([share * total(found) for share, found in parts]).sum()
+
+        given = {"loss": loss, "ctx": ctx}
+        return displacement(self.plugins, "policy_meta_update", parameters, **given)
+
+    def _losses(
+        self, rollout: Rollout, rows: Tensor, whole: PolicyOutputs | None, ctx: Context
+    ) -> Iterator[tuple[Tensor | float, dict[str, Tensor]]]:
+        """The terms of each micro-batch, and its share of the minibatch."""
+        tokens, by_tokens = rollout.mask[rows].sum(), self.algorithm.mean_over == "tokens"
+        for place, (part, outputs) in enumerate(self._passes(rollout, rows, whole, ctx)):
+            share = part.mask.sum() / tokens if by_tokens else len(part.mask) / len(rows)
+            yield share, self._terms(part, outputs, ctx.at(micro_batch=place))
+
     def _passes(
         self, rollout: Rollout, rows: Tensor, whole: PolicyOutputs | None, ctx: Context
     ) -> Iterator[tuple[Rollout, PolicyOutputs]]:
@@ -96,7 +135,7 @@ class PolicyUpdate:
             yield rollout, whole
             return
         settings = ctx.config.rl
-        for micro in rows.split(settings.minibatch // settings.accumulate):
+        for micro in self._split(rollout, rows, settings.minibatch // settings.accumulate):
             part = rollout.rows(micro)
             with ctx.autocast():
                 logprobs, values = self.policy.evaluate(part.samples)
@@ -105,7 +144,7 @@ class PolicyUpdate:
     def _terms(self, part: Rollout, outputs: PolicyOutputs, ctx: Context) -> dict[str, Tensor]:
         """The algorithm's terms, then those of every plugin with ``policy_loss``."""
         owner = self.plugins.owners["policy_algorithm"]
-        terms = terms_of(owner, self.algorithm, part, outputs)
+        terms = terms_of(owner, self.algorithm, part, outputs, ctx)
         with ctx.autocast():  # a term may take forward passes of its own
             answers = list(self.plugins.each("policy_loss", batch=part, outputs=outputs, ctx=ctx))
         for name, extra in answers:
@@ -123,6 +162,11 @@ class PolicyUpdate:
                 name = owner if plugin in {"", "log"} else plugin
                 what = "gradient" if key == "grad_norm" else f"loss term '{term}'"
                 raise NonFiniteError(f"plugin '{name}': the {what} is not finite")
+
+
+def total(terms: Mapping[str, Tensor]) -> Tensor:
+    """The sum that is minimised, a scalar."""
+    return torch.stack([term for key, term in terms.items() if not key.startswith("log/")]).sum()
 
 
 def learning_rate(settings: RLSection, step: int, place: int, count: int) -> float:

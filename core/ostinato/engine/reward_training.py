@@ -21,9 +21,10 @@ from ostinato.contract.batches import PreferenceBatch
 from ostinato.contract.context import Context
 from ostinato.contract.plugins import Plugins
 from ostinato.engine.comparisons import Comparisons, tokens_of
+from ostinato.engine.displacement import displaced, displacement
 from ostinato.models.reward_model import RewardModel
 
-Log = Callable[..., None]
+Log = Callable[..., Any]
 Parameters = Mapping[str, nn.Parameter]
 PROMPT = ("prompt", "prompt_ids")  # columns of unlabelled responses: one entry a prompt
 RESPONSE = ("responses", "response_ids", "finished")  # several
@@ -171,23 +172,17 @@ class RewardTrainer:
             return torch.stack([loss_of(place)[0] for place in range(len(batches))]).sum()
 
         with ctx.draws.forked(ctx.purpose(f"{purpose} displacement"), ctx.step):
-            displaced = self._displacement(model, parameters, whole_loss, ctx)
-        held = {name: parameters[name].detach().clone() for name in displaced}
-        with torch.no_grad():
-            for name, by in displaced.items():
-                parameters[name].add_(by)
+            by = self._displacement(model, parameters, whole_loss, ctx)
         optimiser.zero_grad(set_to_none=True)
         terms: dict[str, float] = {}
         right = 0.0
-        for place in range(len(batches)):
-            loss, parts, correct = loss_of(place)
-            loss.backward()
-            right += correct
-            for name, value in parts.items():
-                terms[name] = terms.get(name, 0.0) + value
-        with torch.no_grad():
-            for name, kept in held.items():
-                parameters[name].copy_(kept)
+        with displaced(parameters, by):
+            for place in range(len(batches)):
+                loss, parts, correct = loss_of(place)
+                loss.backward()
+                right += correct
+                for name, value in parts.items():
+                    terms[name] = terms.get(name, 0.0) + value
         max_norm = ctx.config.reward_model.max_grad_norm
         norm = nn.utils.clip_grad_norm_(parameters.values(), max_norm)
         total = sum(terms.values())
@@ -246,18 +241,8 @@ class RewardTrainer:
             return {}
         batch = None if self.meta is None else self._meta_rows(self.meta, ctx)
         score = partial(self._meta_scores, model, batch)
-        given = {"parameters": parameters, "loss": loss, "score": score, "meta_batch": batch}
-        total: dict[str, Tensor] = {}
-        for name, answer in self.plugins.each("meta_update", **given, ctx=ctx):
-            if unknown := set(answer) - set(parameters):
-                raise wrong(name, "meta_update", f"names no parameter '{min(unknown)}'")
-            squares = sum(float(d.detach().square().sum()) for d in answer.values())
-            if not math.isfinite(squares):
-                raise NonFiniteError(f"plugin '{name}': its displacement is not finite")
-            self.plugins.acted(name, "meta_update", math.sqrt(squares))
-            for key, value in answer.items():
-                total[key] = total[key] + value.detach() if key in total else value.detach()
-        return total
+        given = {"loss": loss, "score": score, "meta_batch": batch, "ctx": ctx}
+        return displacement(self.plugins, "meta_update", parameters, **given)
 
     def _meta_rows(self, meta: Dataset, ctx: Context) -> dict[str, Any]:
         """Other prompts at each update, half as many as a batch has comparisons."""

@@ -7,24 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ostinato.config.errors import NonFiniteError
 from ostinato.config.sections import RLSection
-from ostinato.contract.algorithms import advantages_of, kept_of
+from ostinato.contract.algorithms import advantages_of, refills
 from ostinato.contract.answers import wrong
-from ostinato.contract.batches import PolicyAlgorithm, PolicyOutputs, RewardBatch, Rollout
+from ostinato.contract.batches import PolicyOutputs, RewardBatch, Rollout
 from ostinato.contract.context import Context
 from ostinato.contract.plugins import Plugins
-from ostinato.data.preferences import drawn
-from ostinato.data.prompts import PromptSet
+from ostinato.contract.policy_algorithm import PolicyAlgorithm
+from ostinato.engine.drawing import Drawing
 from ostinato.models.kl import ESTIMATES, kl_per_token
 from ostinato.models.policy import Policy
+from ostinato.models.prompts import PromptSet
 from ostinato.models.reward import Reward
-from ostinato.models.samples import Samples
+from ostinato.models.samples import Samples, below
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class Rollouts:
     prompts: PromptSet
     reward_model: Reward
 
+    @cached_property
+    def _draw(self) -> Drawing:
+        return Drawing(self.plugins, self.policy, self.anchor, self.name, self.prompts)
+
     @torch.no_grad()
     def __call__(
         self, ctx: Context, kl: float | None
@@ -49,63 +55,94 @@ class Rollouts:
         """The rollout of ``ctx.step``, outputs that the first update can use, and what is logged.
 
         ``kl``: the mean KL of the rollout before, for the coefficient's controller. What is logged
-        is of all responses; the rollout holds those that the algorithm keeps.
+        is of all responses; the rollout holds those that ``filter_rollout`` leaves, of as many
+        draws as its refills allow.
         """
+        size, coefficient = ctx.config.rl.rollout_size, self._coefficient(ctx, kl)
+        seen: list[dict[str, Tensor]] = []
+        kept: list[Rollout] = []
+        emptied = ""
+        for attempt in range(1 + refills(self.plugins)):
+            here = ctx.at(attempt=attempt)
+            rollout, outputs, facts = self._drawn(here, coefficient)
+            seen.append(facts)
+            emptied = filtered(self.plugins, rollout, here, kept) or emptied
+            count = sum(len(part.mask) for part in kept)
+            if count >= size:
+                break
+        if not kept:
+            tries = f"of {len(seen)} draws of the rollout" if len(seen) > 1 else "of the rollout"
+            raise wrong(emptied, "filter_rollout", f"left no row {tries}, expected at least one")
+        whole = kept[0] if len(seen) == 1 else self._cut(Rollout.joined(kept), size)
+        row = {key: float(torch.cat([f[key] for f in seen]).mean()) for key in seen[0]}
+        score = torch.cat([facts["score"] for facts in seen])
+        row["score_std"] = float(score.std()) if len(score) > 1 else 0.0
+        row |= {"kl_coefficient": coefficient, "kept": len(whole.mask), "attempts": len(seen)}
+        return whole, outputs, row
+
+    def _drawn(
+        self, ctx: Context, coefficient: float
+    ) -> tuple[Rollout, PolicyOutputs | None, dict[str, Tensor]]:
+        """A whole rollout with its advantages, and what is known of each response (B,)."""
         scored, values, outputs = self._scored(ctx)
-        scored.kl_coefficient = self._coefficient(ctx, kl)
-        rewards = self._transformed(scored, ctx)  # of it only score and kl_scale (B,) count
+        scored.kl_coefficient = coefficient
+        rewards = self._transformed(scored, ctx)  # score, kl_scale (B,) and token_score count
         each = self._kl(scored, ctx)  # (B, T)
+        dense = rewards.token_score.masked_fill(~scored.mask, 0.0)
         final = finish_penalty(rewards.score, scored.finished, ctx.config.rl)  # (B,)
-        per_sample = scored.kl_coefficient * rewards.kl_scale  # (B,)
+        per_sample = coefficient * rewards.kl_scale  # (B,)
         in_reward = self.algorithm.kl_in_reward
+        samples = scored.samples
         rollout = Rollout(
-            samples=scored.samples,
+            samples=samples,
             mask=scored.mask,
-            score=final,
-            rewards=token_rewards(final, each, per_sample, scored.mask, in_reward),
+            score=final + dense.sum(1),
+            rewards=token_rewards(final, each, per_sample, scored.mask, in_reward) + dense,
             logprobs=scored.logprobs,
             ref_logprobs=scored.ref_logprobs,
             values=values,
             kl_coefficient=per_sample,
             group=scored.group,
             finished=scored.finished,
-            advantages=torch.zeros_like(values),
+            advantages=torch.zeros_like(scored.logprobs),
             returns=torch.zeros_like(values),
+            behaviour_logprobs=scored.logprobs if samples.logprobs is None else samples.logprobs,
+            parts=scored.parts,
+            part_std=scored.part_std,
         )
-        kept = self._with_advantages(rollout)
-        score = scored.score  # (B,), as the reward model gave it
-        row = {
-            "score": float(score.mean()),
-            "score_std": float(score.std()) if len(score) > 1 else 0.0,
-            "reward": float(final.mean()),
-            "kl": float(each.sum(1).mean()),
-            "kl_coefficient": scored.kl_coefficient,
-            "kl_scale": float(rewards.kl_scale.mean()),
-            "length": float(scored.samples.lengths.float().mean()),
-            "finished": float(scored.finished.float().mean()),
-            "kept": len(kept.mask),
+        facts = {
+            "score": scored.score + scored.token_score.sum(1),  # as the reward gave it
+            "reward": rollout.score,
+            "kl": each.sum(1),
+            "kl_scale": rewards.kl_scale,
+            "length": samples.lengths.float(),
+            "finished": scored.finished.float(),
         }
-        return kept, outputs, row
+        return self._with_advantages(rollout, ctx), outputs, facts
 
     def _scored(self, ctx: Context) -> tuple[RewardBatch, Tensor, PolicyOutputs | None]:
-        """Responses with score and log-probabilities; the values (B, T); outputs with their graph.
+        """Responses with score and log-probabilities; the values; outputs with their graph.
 
         Where one micro-batch is the whole rollout, the pass that gives the old log-probabilities
-        is the first update's own, so its outputs are kept. An algorithm that keeps some rows only
-        needs another pass.
+        is the first update's own, so its outputs are kept. A filter, or a displacement of the
+        policy, needs another pass.
         """
         settings, k = ctx.config.rl, self.algorithm.responses_per_prompt
-        prompts = self._prompts(ctx, settings.rollout_size // k)
-        samples = drawn(self.policy, prompts, k, ctx, f"rollout {self.name}")
-        size = settings.minibatch // settings.accumulate
+        prompts, size = settings.rollout_size // k, settings.minibatch // settings.accumulate
+        samples = self._draw(ctx, prompts, k)
         with ctx.autocast():
             scores = self.reward_model.score_samples(samples)
             (ref_logprobs,) = in_parts(lambda s: (self.anchor.logprobs(s),), samples, size)
-        whole = len(samples) <= size and not hasattr(self.algorithm, "keep")
+        again = ("filter_rollout", "policy_meta_update")
+        whole = len(samples) <= size and not any(map(self.plugins.implementing, again))
         with torch.set_grad_enabled(whole), ctx.autocast():
             logprobs, values = in_parts(self.policy.evaluate, samples, size)
         outputs = PolicyOutputs(logprobs, values, self.policy, self.anchor) if whole else None
         score = scores.score.float()
+        dense = scores.token_score  # (B, T), or None where no single token has a reward
+        if dense is None:
+            dense = torch.zeros_like(ref_logprobs)
+        group = torch.arange(prompts, device=logprobs.device) + ctx.attempt * prompts
         batch = RewardBatch(
             samples=samples,
             score=score,
@@ -115,24 +152,14 @@ class Rollouts:
             ref_logprobs=ref_logprobs,
             mask=samples.mask,
             finished=samples.finished,
-            group=torch.arange(len(prompts), device=logprobs.device).repeat_interleave(k),
+            group=group.repeat_interleave(k),
             kl_scale=torch.ones_like(score),
             iteration=ctx.iteration,
             step=ctx.step,
+            hidden=scores.hidden,
+            token_score=dense.float().masked_fill(~samples.mask, 0.0),
         )
         return batch, values.detach(), outputs
-
-    def _prompts(self, ctx: Context, count: int) -> PromptSet:
-        """The rollout's prompts: a fresh permutation of the RL prompts each time round."""
-        size = len(self.prompts)
-        found: list[int] = []
-        for place in range(ctx.step * count, (ctx.step + 1) * count):
-            epoch, index = divmod(place, size)
-            if not found or index == 0:
-                generator = ctx.draws.generator(f"rl prompts {self.name}", epoch)
-                order = torch.randperm(size, generator=generator)
-            found.append(int(order[index]))
-        return self.prompts.take(found)
 
     def _transformed(self, rewards: RewardBatch, ctx: Context) -> RewardBatch:
         owner, hook = self.plugins.owners["combine_rm"], "reward_transform"
@@ -143,13 +170,16 @@ class Rollouts:
                 kind = type(after).__name__
                 raise wrong(name, hook, f"answered a {kind}, expected a RewardBatch")
             change = 0.0
-            for field in ("score", "kl_scale"):
+            for field in ("score", "kl_scale", "token_score"):
                 old, new = getattr(before, field), getattr(after, field)
+                if not isinstance(new, Tensor):
+                    kind = type(new).__name__
+                    raise wrong(name, hook, f"made {field} a {kind}, expected a tensor")
                 if new.shape != old.shape:
                     shapes = f"{tuple(new.shape)}, expected {tuple(old.shape)}"
                     raise wrong(name, hook, f"made {field} of shape {shapes}")
                 check_finite(new, f"plugin '{name}': {field}")
-                change += float((new - old).abs().mean())
+                change += float((new - old).abs().sum() / len(old))
             return change
 
         return self.plugins.chain(hook, "rewards", rewards, check, ctx=ctx)
@@ -172,30 +202,44 @@ class Rollouts:
         check_finite(each, f"kl.estimator {estimator}: the KL of a token")
         return each
 
-    def _with_advantages(self, rollout: Rollout) -> Rollout:
-        """The rows that the algorithm keeps, with its advantages and returns."""
+    def _with_advantages(self, rollout: Rollout, ctx: Context) -> Rollout:
         owner = self.plugins.owners["policy_algorithm"]
-        advantages, returns = advantages_of(owner, self.algorithm, rollout)
+        advantages, returns = advantages_of(owner, self.algorithm, rollout, ctx)
         check_finite(advantages, f"plugin '{owner}': an advantage")
         size = float(advantages[rollout.mask].abs().mean())
         self.plugins.acted(owner, "policy_algorithm", size)
-        whole = replace(rollout, advantages=advantages, returns=returns)
-        return kept_of(owner, self.algorithm, whole)
+        return replace(rollout, advantages=advantages, returns=returns)
+
+    def _cut(self, rollout: Rollout, size: int) -> Rollout:
+        """The first rows, at most ``size``, no group of which is torn if it may not be."""
+        rows = torch.arange(min(size, len(rollout.mask)), device=rollout.mask.device)
+        if self.algorithm.whole_groups and len(rollout.mask) > size:
+            rows = rows[rollout.group[rows] != rollout.group[size]]
+        return rollout.rows(rows)
+
+
+def filtered(plugins: Plugins, rollout: Rollout, ctx: Context, kept: list[Rollout]) -> str:
+    """Add to ``kept`` what the filters leave of a rollout; who left nothing, if anybody."""
+    hook = "filter_rollout"
+    for name in plugins.implementing(hook):
+        rows: Tensor = plugins.call(name, hook, rollout=rollout, ctx=ctx)
+        plugins.acted(name, hook, 1 - len(rows) / len(rollout.mask))
+        if not len(rows):
+            return name
+        rollout = rollout.rows(rows.to(rollout.mask.device))
+    kept.append(rollout)
+    return ""
 
 
 def in_parts(
     function: Callable[[Samples], tuple[Tensor, ...]], samples: Samples, size: int
 ) -> tuple[Tensor, ...]:
-    """The function's (B, T) answers, worked out on ``size`` rows at once, padded to one width."""
+    """The function's (B, T, ...) answers, worked out on ``size`` rows at once."""
     if len(samples) <= size:
         return function(samples)
-    width = samples.mask.shape[1]
     rows = torch.arange(len(samples), device=samples.mask.device).split(size)
     found = [function(samples.rows(r)) for r in rows]
-    return tuple(
-        torch.cat([nn.functional.pad(f, (0, width - f.shape[1])) for f in column])
-        for column in zip(*found, strict=True)
-    )
+    return tuple(below(column) for column in zip(*found, strict=True))
 
 
 def check_finite(values: Tensor, what: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -17,19 +17,22 @@ from transformers.utils import logging as hf_logging
 from ostinato.config.draws import Draws
 from ostinato.config.errors import UserError, closest
 from ostinato.config.sections import ModelSection, RunConfig
-from ostinato.contract.answers import blamed, whole
-from ostinato.contract.batches import PolicyHandle
+from ostinato.contract.algorithms import refills, size_fault
+from ostinato.contract.answers import algorithm_fault, blamed
+from ostinato.contract.batches import PolicyHandle, PolicyHistory
 from ostinato.contract.context import Context
 from ostinato.contract.events import Event, EventKind
 from ostinato.contract.plugins import Plugins, activate
-from ostinato.data.preferences import drawn, load_data, save_data
-from ostinato.data.prompts import PromptSet, PromptSplits, load_prompts, split_texts
+from ostinato.contract.policy_algorithm import PolicyAlgorithm
+from ostinato.data.preferences import load_data, save_data
+from ostinato.data.prompts import PromptSplits, load_prompts, split_texts
 from ostinato.engine.sft import prompt_answers, train_sft
 from ostinato.machine.backend import Backend
 from ostinato.models.generation import check_length, stop_token
 from ostinato.models.gold import load_gold, try_gold
 from ostinato.models.loading import vocabulary_key
 from ostinato.models.policy import Policy
+from ostinato.models.prompts import PromptSet
 from ostinato.models.reward_model import RewardModel
 from ostinato.models.ruler import Ruler
 from ostinato.runs.directory import Load, Make, RunDirectory, Save
@@ -38,6 +41,7 @@ from ostinato.runs.record import other_files
 T = TypeVar("T")
 Watcher = Callable[[Event], None]
 PATHS = (".", "/", "~")  # what a path may start with, and no hub name does
+TOLD: Mapping[str, EventKind] = {"kept": "kept", "stopped": "stopped"}  # rows that are events
 
 
 def check(config: RunConfig, where: str) -> Plugins:
@@ -65,14 +69,16 @@ def _at_odds(config: RunConfig, plugins: Plugins) -> Iterator[str]:
         )
     # known here where the algorithm is the plugin itself; the engine refuses the others
     owner = plugins.owners["policy_algorithm"]
-    size, k = config.rl.rollout_size, getattr(plugins[owner].instance, "responses_per_prompt", 1)
-    if not whole(k):
-        yield f"plugin '{owner}': responses_per_prompt is {k!r}, expected a whole number above 0"
-    elif size % k:
-        yield (
-            f"rl.rollout_size: {size} is no multiple of the {k} responses a prompt of "
-            f"plugin '{owner}'"
-        )
+    algorithm = plugins[owner].instance
+    if isinstance(algorithm, PolicyAlgorithm):
+        if fault := algorithm_fault(algorithm):
+            yield f"plugin '{owner}': is {fault}"
+        elif fault := size_fault(owner, algorithm, config.rl):
+            yield fault
+    try:
+        refills(plugins)
+    except UserError as error:
+        yield str(error)
     labeller = plugins.owners.get("label")
     needs_gold = labeller and getattr(plugins[labeller].instance, "needs_gold", False)
     if needs_gold and config.gold is None:
@@ -201,7 +207,7 @@ class Session(AbstractContextManager["Session"]):
     def _ruler(self) -> Ruler:
         """SFT responses to the evaluation prompts and to as many RL prompts, with their golds."""
         made = {
-            name: drawn(self.sft_policy, prompts, 1, self.ctx, f"ruler {name}")
+            name: self.ctx.sample(self.sft_policy, prompts, f"ruler {name}")
             for name, prompts in self._ruler_prompts.items()
         }
         golds = [self.ctx.gold_scores(samples) for samples in made.values()]
@@ -236,10 +242,11 @@ class Session(AbstractContextManager["Session"]):
         temperature = self.config.generation.temperature
         return Policy.load_checkpoint(folder, temperature).to(self.backend.device)
 
-    def begin(self, iteration: int) -> None:
-        """Enter an iteration."""
+    def begin(self, iteration: int, policies: PolicyHistory) -> None:
+        """Enter an iteration; ``policies`` are those of the iterations before."""
         self.iteration = iteration
-        self.ctx = self.ctx.at(iteration=iteration, draws=Draws(self.config.seed, iteration))
+        draws = Draws(self.config.seed, iteration)
+        self.ctx = self.ctx.at(iteration=iteration, draws=draws, policies=policies)
 
     def end(self) -> None:
         """Leave an iteration."""
@@ -273,13 +280,16 @@ class Session(AbstractContextManager["Session"]):
         with self.plugins.aside():  # what waits for the stage's own row stays there, cached or not
             return self.directory.cached(self.name(f"cache-{name}"), make, save_data, load_data)
 
-    def log(self, kind: str, **row: Any) -> None:
-        """One line of metrics.jsonl; progress rows are told to who watches."""
+    def log(self, kind: str, **row: Any) -> dict[str, Any]:
+        """One line of metrics.jsonl, as it is written; progress is told to who watches."""
         row = {"kind": kind, "iteration": self.iteration, **row, **self.ctx.logged}
         self.ctx.logged.clear()
         self.directory.metrics.write(row)
         if kind in {"reward_model", "policy"}:
             self.tell("stage_advanced", stage=kind, step=row["step"], row=row)
+        if kind in TOLD:
+            self.tell(TOLD[kind], step=row["step"], row=row)
+        return row
 
     def log_actions(self, stage: str) -> None:
         """What the plugins did since the last row, as a row of its own."""

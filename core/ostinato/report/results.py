@@ -58,8 +58,9 @@ class RunRecord:
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
-        """All ``eval`` rows."""
-        return [row for row in self.rows if row["kind"] == "eval"]
+        """All ``eval`` rows by rollout; a run writes that of a policy that was kept last."""
+        found = [row for row in self.rows if row["kind"] == "eval"]
+        return sorted(found, key=lambda row: (row["iteration"], row.get("step", 0)))
 
 
 def read_run(path: Path) -> RunRecord:

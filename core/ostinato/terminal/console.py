@@ -192,6 +192,17 @@ class RunConsole(AbstractContextManager["RunConsole"]):
             self._line(f"{STAGES[stage]}: {steps}{duration(seconds)}", "dim")
         self.steps = 0
 
+    def _kept(self, event: Event) -> None:
+        self._told(event, "keeps this policy")
+
+    def _stopped(self, event: Event) -> None:
+        self._told(event, "ends the optimisation")
+
+    def _told(self, event: Event, what: str) -> None:
+        row = event.data["row"]
+        run = "" if row["name"] == "policy" else f" of {row['name']}"
+        self._line(f"rollout {row['step']}{run}: plugin '{row['plugin']}' {what}", "dim")
+
     def _evaluated(self, event: Event) -> None:
         row = event.data["row"]
         if not self.evaluations:
