@@ -62,6 +62,7 @@ class OneToken:
     value_lr: float = 0.1
     optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
     value: float = 0.0
+    ctx: Any = None  # PPO does not look at it
 
     def __post_init__(self) -> None:
         self.values = nn.Parameter(torch.full((self.prompts,), self.value))
@@ -89,7 +90,7 @@ class OneToken:
         rollout = self.rollout()
         for _ in range(self.epochs):
             self.updater.zero_grad()
-            terms = self.algorithm.loss(rollout, self.outputs(rollout))
+            terms = self.algorithm.loss(rollout, self.outputs(rollout), self.ctx)
             torch.stack([v for k, v in terms.items() if not k.startswith("log/")]).sum().backward()
             self.updater.step()
 
@@ -144,5 +145,5 @@ class OneToken:
             advantages=torch.zeros_like(kl),
             returns=torch.zeros_like(kl),
         )
-        advantages, returns = self.algorithm.advantages(rollout)
+        advantages, returns = self.algorithm.advantages(rollout, self.ctx)
         return replace(rollout, advantages=advantages, returns=returns)

@@ -99,13 +99,13 @@ def gradient_norms(
     logprobs = picked.masked_fill(~mask, 0.0)  # (N, T)
     chance, lengths = logprobs.detach().sum(1).exp(), mask.sum(1)
     rollout = rollout_of(ids, mask, score(ids).double(), logprobs.detach(), value)
-    rollout.advantages, rollout.returns = algorithm.advantages(rollout)
+    nothing: Any = None  # the models and the context, at which PPO does not look
+    rollout.advantages, rollout.returns = algorithm.advantages(rollout, nothing)
     total, largest = torch.zeros_like(logits), 0.0
-    model: Any = None
     for n in range(len(ids)):
         one = rollout.rows(torch.tensor([n]))
         now = logprobs[n : n + 1, : int(lengths[n])]
-        terms = algorithm.loss(one, PolicyOutputs(now, one.values, model, model))
+        terms = algorithm.loss(one, PolicyOutputs(now, one.values, nothing, nothing), nothing)
         (grad,) = torch.autograd.grad(terms["policy"] * lengths[n], logits, retain_graph=True)
         total += chance[n] * grad / (chance @ lengths.double())
         largest = max(largest, float(grad.norm()))

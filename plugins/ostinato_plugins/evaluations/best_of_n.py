@@ -37,7 +37,6 @@ class BestOfN:
     def evaluate(self, ctx: Context) -> dict[str, float]:
         """``proxy_N`` and ``gold_N``, means over prompts; ``kl_bound_N``, nats per response."""
         found = ctx.evaluation
-        assert found is not None
         own = self.config.policy == "current"
         policy, first = (found.policy, found.samples) if own else (found.sft, found.sft_samples)
         drawn = [first]

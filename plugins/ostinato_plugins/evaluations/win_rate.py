@@ -55,7 +55,6 @@ class WinRate:
         ``judge_...`` by the judge, whose ``inconsistent`` is the share that the order decides.
         """
         found, settings = ctx.evaluation, self.config
-        assert found is not None
         made: dict[str, float] = {}
         judge = None
         if settings.judge is not None:
@@ -78,7 +77,6 @@ class WinRate:
     def _opponents(self, ctx: Context) -> Iterator[tuple[str, Samples]]:
         """(prefix of its metrics, its responses to the evaluation prompts) of each."""
         found = ctx.evaluation
-        assert found is not None
         yield "", found.sft_samples
         if self.config.against is None:
             return

@@ -8,13 +8,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ostinato import PolicyOutputs, Rollout, hookimpl
+from ostinato import Context, PolicyAlgorithm, PolicyOutputs, Rollout, hookimpl
 from ostinato.measures import clipped_surrogate, kl_k1, kl_k2, kl_k3, masked_mean
 
 KL = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
 
 
-class GRPO:
+class GRPO(PolicyAlgorithm):
     """PPO's clipped loss on rewards standardised among a prompt's responses (Shao et al. 2024)."""
 
     paper = "Shao et al. 2024, DeepSeekMath (arXiv 2402.03300), equations 3 and 4; Book, 11.1.5"
@@ -35,25 +35,18 @@ class GRPO:
         )
 
     config: Config
-    uses_values = False
     kl_in_reward = False
 
-    @property
-    def responses_per_prompt(self) -> int:
-        """G."""
-        return self.config.responses
-
-    @property
-    def mean_over(self) -> Literal["responses", "tokens"]:
-        """The setting ``mean``."""
-        return self.config.mean
+    def __init__(self) -> None:
+        self.responses_per_prompt = self.config.responses
+        self.mean_over = self.config.mean
 
     @hookimpl
     def policy_algorithm(self) -> GRPO:
         """The algorithm is the plugin itself."""
         return self
 
-    def advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    def advantages(self, rollout: Rollout, ctx: Context) -> tuple[Tensor, Tensor]:
         """(r_i - mean) / (std + 1e-4) in the group, ddof 1, at every real token; both (B, T)."""
         rows = rollout.group.argsort(stable=True).view(-1, self.config.responses)  # (prompts, G)
         score = rollout.score[rows]
@@ -61,7 +54,7 @@ class GRPO:
         made = torch.empty_like(rollout.score).index_put((rows,), (score - mean) / (std + 1e-4))
         return made[:, None] * rollout.mask, torch.zeros_like(rollout.rewards)
 
-    def loss(self, batch: Rollout, outputs: PolicyOutputs) -> dict[str, Tensor]:
+    def loss(self, batch: Rollout, outputs: PolicyOutputs, ctx: Context) -> dict[str, Tensor]:
         """The clipped surrogate, and the KL to the reference times each response's coefficient."""
         log_ratio = (outputs.logprobs - batch.logprobs).masked_fill(~batch.mask, 0.0)
         gain = clipped_surrogate(log_ratio, batch.advantages, self.config.clip)

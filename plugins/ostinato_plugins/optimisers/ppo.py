@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ostinato import PolicyOutputs, Rollout, hookimpl
+from ostinato import Context, PolicyAlgorithm, PolicyOutputs, Rollout, hookimpl
 from ostinato.measures import clipped_surrogate, gae, masked_mean, whiten
 
 
-class PPO:
+class PPO(PolicyAlgorithm):
     """PPO with a clipped value loss and whitened GAE advantages (Schulman et al. 2017)."""
 
     paper = (
@@ -33,24 +31,21 @@ class PPO:
         whiten: bool = Field(True, description="whiten advantages over the rollout's real tokens")
 
     config: Config
-    responses_per_prompt = 1
-    uses_values = True
-    kl_in_reward = True
-    mean_over: Literal["tokens"] = "tokens"
+    value_heads = 1
 
     @hookimpl
     def policy_algorithm(self) -> PPO:
         """The algorithm is the plugin itself."""
         return self
 
-    def advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    def advantages(self, rollout: Rollout, ctx: Context) -> tuple[Tensor, Tensor]:
         """GAE advantages, whitened over real tokens, and the returns; each (B, T)."""
         advantages, returns = gae(
             rollout.rewards, rollout.values, rollout.mask, self.config.gamma, self.config.lam
         )
         return (whiten(advantages, rollout.mask) if self.config.whiten else advantages), returns
 
-    def loss(self, batch: Rollout, outputs: PolicyOutputs) -> dict[str, Tensor]:
+    def loss(self, batch: Rollout, outputs: PolicyOutputs, ctx: Context) -> dict[str, Tensor]:
         """The clipped surrogate and the clipped value loss, means over real tokens."""
         mask = batch.mask
         log_ratio = (outputs.logprobs - batch.logprobs).masked_fill(~mask, 0.0)

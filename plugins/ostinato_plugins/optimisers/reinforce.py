@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ostinato import PolicyOutputs, Rollout, hookimpl
+from ostinato import Context, PolicyAlgorithm, PolicyOutputs, Rollout, hookimpl
 from ostinato.measures import clipped_surrogate
 
 
-class Reinforce:
+class Reinforce(PolicyAlgorithm):
     """REINFORCE with the mean reward of all rollouts before as its baseline (Williams 1992)."""
 
     paper = (
@@ -32,10 +32,7 @@ class Reinforce:
         )
 
     config: Config
-    responses_per_prompt = 1
-    uses_values = False
-    kl_in_reward = True
-    mean_over: Literal["responses"] = "responses"
+    mean_over = "responses"
 
     def __init__(self) -> None:
         self.total, self.count = 0.0, 0
@@ -46,7 +43,7 @@ class Reinforce:
         self.total, self.count = 0.0, 0
         return self
 
-    def advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    def advantages(self, rollout: Rollout, ctx: Context) -> tuple[Tensor, Tensor]:
         """R minus the mean R of all rollouts before, at every real token; both (B, T).
 
         The first rollout, which has none before it, takes the mean of its other responses: no
@@ -61,7 +58,7 @@ class Reinforce:
         found = (reward - baseline)[:, None] * rollout.mask
         return found, torch.zeros_like(rollout.rewards)
 
-    def loss(self, batch: Rollout, outputs: PolicyOutputs) -> dict[str, Tensor]:
+    def loss(self, batch: Rollout, outputs: PolicyOutputs, ctx: Context) -> dict[str, Tensor]:
         """REINFORCE on log pi(y|x) as a whole, mean over responses.
 
         Through the ratio of whole responses: at the first update its gradient is that of

@@ -8,11 +8,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
-from ostinato import PolicyOutputs, Rollout, hookimpl
+from ostinato import Context, PolicyAlgorithm, PolicyOutputs, Rollout, hookimpl
 from ostinato.measures import masked_mean
 
 
-class RejectionSampling:
+class RejectionSampling(PolicyAlgorithm):
     """Fine-tune on the best of N responses to each prompt, or on the best of all (Book, 10)."""
 
     paper = "A Little Bit of RLHF, section 10 (rejection sampling)"
@@ -46,21 +46,17 @@ class RejectionSampling:
             return self
 
     config: Config
-    uses_values = False
     kl_in_reward = False
-    mean_over: Literal["tokens"] = "tokens"
 
-    @property
-    def responses_per_prompt(self) -> int:
-        """N."""
-        return self.config.responses
+    def __init__(self) -> None:
+        self.responses_per_prompt = self.config.responses
 
     @hookimpl
     def policy_algorithm(self) -> RejectionSampling:
         """The algorithm is the plugin itself."""
         return self
 
-    def advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    def advantages(self, rollout: Rollout, ctx: Context) -> tuple[Tensor, Tensor]:
         """1 on the real tokens of selected responses, else 0; both (B, T).
 
         Ranked by ``score`` without any KL; of equal ones the first is taken.
@@ -74,11 +70,12 @@ class RejectionSampling:
         chosen = torch.zeros_like(rollout.rewards).index_fill(0, best, 1.0)
         return chosen * rollout.mask, torch.zeros_like(rollout.rewards)
 
-    def keep(self, rollout: Rollout) -> Tensor:
+    @hookimpl
+    def filter_rollout(self, rollout: Rollout) -> Tensor:
         """The selected rows: no others are trained on."""
         return rollout.advantages.any(1).nonzero().flatten()
 
-    def loss(self, batch: Rollout, outputs: PolicyOutputs) -> dict[str, Tensor]:
+    def loss(self, batch: Rollout, outputs: PolicyOutputs, ctx: Context) -> dict[str, Tensor]:
         """Negative log-likelihood of the selected responses, nats per token."""
         return {"nll": -masked_mean(outputs.logprobs, batch.mask)}
 

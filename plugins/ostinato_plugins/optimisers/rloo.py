@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ostinato import PolicyOutputs, Rollout, hookimpl
+from ostinato import Context, PolicyAlgorithm, PolicyOutputs, Rollout, hookimpl
 from ostinato.measures import clipped_surrogate
 
 
-class RLOO:
+class RLOO(PolicyAlgorithm):
     """REINFORCE whose baseline is the mean of a prompt's other responses (Ahmadian et al. 2024)."""
 
     paper = "Ahmadian et al. 2024, Back to Basics (arXiv 2402.14740); Book, section 11.1.3"
@@ -30,21 +28,17 @@ class RLOO:
         )
 
     config: Config
-    uses_values = False
-    kl_in_reward = True
-    mean_over: Literal["responses"] = "responses"
+    mean_over = "responses"
 
-    @property
-    def responses_per_prompt(self) -> int:
-        """K."""
-        return self.config.responses
+    def __init__(self) -> None:
+        self.responses_per_prompt = self.config.responses
 
     @hookimpl
     def policy_algorithm(self) -> RLOO:
         """The algorithm is the plugin itself."""
         return self
 
-    def advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    def advantages(self, rollout: Rollout, ctx: Context) -> tuple[Tensor, Tensor]:
         """R_i minus the mean of the prompt's other R_j, at every real token; both (B, T).
 
         R is the reward of the whole response, its KL taken off.
@@ -56,7 +50,7 @@ class RLOO:
         found = torch.empty_like(reward).index_put((rows,), mine - others)
         return found[:, None] * rollout.mask, torch.zeros_like(rollout.rewards)
 
-    def loss(self, batch: Rollout, outputs: PolicyOutputs) -> dict[str, Tensor]:
+    def loss(self, batch: Rollout, outputs: PolicyOutputs, ctx: Context) -> dict[str, Tensor]:
         """REINFORCE on log pi(y|x) as a whole, mean over responses.
 
         Through the ratio of whole responses: at the first update its gradient is that of
