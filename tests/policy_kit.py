@@ -23,11 +23,11 @@ from ostinato.config.sections import RunConfig
 from ostinato.contract.batches import PolicyHandle
 from ostinato.contract.context import Context
 from ostinato.contract.plugins import Plugins, activate
-from ostinato.data.prompts import PromptSet
 from ostinato.engine.policy_training import PolicyTrainer
 from ostinato.machine.backend import Backend
 from ostinato.models.generation import sample
 from ostinato.models.policy import Policy
+from ostinato.models.prompts import PromptSet
 from ostinato.models.reward import Reward
 from ostinato.models.samples import Samples, Scores
 
@@ -98,7 +98,8 @@ class PolicyKit:
     plugins: Plugins
     ctx: Context
     family: str
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of kind `policy`
+    others: list[dict[str, Any]] = field(default_factory=list)
     directory: NoDirectory = field(default_factory=NoDirectory)
 
     @classmethod
@@ -165,8 +166,11 @@ class PolicyKit:
     def engine(self, prompts: Sequence[Sequence[int]], evaluate: Any = None) -> PolicyTrainer:
         """``optimise`` as the loop makes it; ``rows`` collects what it logs."""
 
-        def log(kind: str, **row: Any) -> None:
-            self.rows.append(row)
+        def log(kind: str, **row: Any) -> dict[str, Any]:
+            whole = {"kind": kind, "iteration": self.ctx.iteration, **row, **self.ctx.logged}
+            self.ctx.logged.clear()
+            (self.rows if kind == "policy" else self.others).append(whole)
+            return whole
 
         texts = [" ".join(map(str, prompt)) for prompt in prompts]
         backend = Backend(self.config.backend)

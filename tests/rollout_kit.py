@@ -47,14 +47,14 @@ def random_rollout(seed: int, responses: int = 1, far: float = 0.4) -> tuple[Rol
 
 def with_advantages(made: Any, rollout: Rollout) -> Rollout:
     """The rollout as the engine hands it to ``loss``."""
-    advantages, returns = made.advantages(rollout)
+    advantages, returns = made.advantages(rollout, None)
     return replace(rollout, advantages=advantages, returns=returns)
 
 
 def terms(made: Any, rollout: Rollout, new: Tensor) -> dict[str, Tensor]:
     """What the algorithm's loss says of these log-probabilities."""
     outputs = PolicyOutputs(new, torch.zeros_like(new), None, None)  # type: ignore[arg-type]
-    found: dict[str, Tensor] = made.loss(rollout, outputs)
+    found: dict[str, Tensor] = made.loss(rollout, outputs, None)
     return found
 
 

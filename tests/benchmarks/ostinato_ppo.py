@@ -99,10 +99,10 @@ def main() -> None:
     from ostinato.contract.batches import PolicyHandle
     from ostinato.contract.context import Context
     from ostinato.contract.plugins import activate
-    from ostinato.data.prompts import PromptSet
     from ostinato.engine.policy_training import PolicyTrainer
     from ostinato.machine.backend import Backend
     from ostinato.models.policy import Policy
+    from ostinato.models.prompts import PromptSet
     from ostinato.models.reward_model import RewardModel
 
     setting = common.SETTINGS[args.setting]

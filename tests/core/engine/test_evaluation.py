@@ -16,10 +16,10 @@ from ostinato.config.draws import Draws
 from ostinato.config.errors import NonFiniteError
 from ostinato.contract.batches import PolicyHandle
 from ostinato.contract.context import Evaluation
-from ostinato.data.prompts import PromptSet
 from ostinato.engine import evaluation
 from ostinato.engine.evaluation import Evaluator
 from ostinato.models.generation import sample
+from ostinato.models.prompts import PromptSet
 from ostinato.models.ruler import Ruler
 
 PROMPTS = [[2, 3], [4], [5, 2, 2], [3, 3], [2, 5], [4, 4, 4], [5], [3]]

@@ -29,9 +29,9 @@ def spy(kit, monkeypatch):
     algorithm = kit.plugins["ppo"].instance
     seen, loss = [], algorithm.loss
 
-    def watched(batch, outputs):
+    def watched(batch, outputs, ctx):
         seen.append((batch, outputs))
-        return loss(batch, outputs)
+        return loss(batch, outputs, ctx)
 
     monkeypatch.setattr(algorithm, "loss", watched)
     return seen
@@ -137,7 +137,7 @@ def test_group_rows_of_one_prompt_stand_together_and_odd_sizes_are_refused(
     assert batch.group.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert torch.equal(batch.samples.prompt_ids[:1].expand(4, -1), batch.samples.prompt_ids[:4])
     monkeypatch.setattr(kit.plugins["ppo"].instance, "responses_per_prompt", 3)
-    with pytest.raises(UserError, match="8 is no multiple of the algorithm's 3 responses a prompt"):
+    with pytest.raises(UserError, match="8 is no multiple of the 3 responses a prompt of plugin '"):
         train(kit, kit.policy(), function_reward)
 
 
@@ -239,97 +239,6 @@ def test_dropout_stays_off_while_training(policies, function_reward, monkeypatch
     torch.testing.assert_close(outputs.logprobs, batch.logprobs, atol=1e-5, rtol=0)
 
 
-# --- An algorithm that keeps some rows ------------------------------------------------------------
-
-
-def keeping(kit, monkeypatch, answer):
-    """PPO that trains on the rows that ``answer(rollout)`` names."""
-    monkeypatch.setattr(kit.plugins["ppo"].instance, "keep", answer, raising=False)
-    return spy(kit, monkeypatch)
-
-
-@pytest.mark.parametrize("minibatch", [8, 2])
-def test_an_algorithm_trains_on_the_rows_that_it_keeps(
-    policies, function_reward, monkeypatch, minibatch
-):
-    rl = {**SMALL, "rollouts": 2, "epochs": 2, "minibatch": minibatch}
-    kit = policies.make(plugins=["ppo"], rl=rl)
-    whole, kept = [], [torch.tensor([6, 1, 3]), torch.tensor([0, 7, 2, 4, 5])]
-
-    def answer(rollout):
-        whole.append(rollout)
-        return kept[len(whole) - 1]
-
-    seen = keeping(kit, monkeypatch, answer)
-    train(kit, kit.policy(), function_reward)
-    updates = {8: [1, 1], 2: [2, 3]}[minibatch]  # an epoch
-    assert [row["updates"] for row in kit.rows] == [2 * updates[0], 2 * sum(updates)]
-    assert [row["kept"] for row in kit.rows] == [3, 5]
-    batches = iter([batch for batch, _ in seen])
-    for rollout, rows, count, row in zip(whole, kept, updates, kit.rows, strict=True):
-        assert len(rollout.mask) == 8
-        assert float(rollout.advantages.abs().sum()) > 0
-        assert row["score"] == pytest.approx(float(share_of_b(rollout.samples).mean()))
-        texts = sorted(rollout.samples.responses[i] for i in rows.tolist())
-        for _ in range(2):
-            epoch = [text for _ in range(count) for text in next(batches).samples.responses]
-            assert sorted(epoch) == texts
-    assert not list(batches)
-
-
-def test_the_learning_rate_follows_the_share_of_rollouts_however_many_rows_are_kept(
-    policies, function_reward, monkeypatch
-):
-    rl = {**SMALL, "rollouts": 2, "minibatch": 2, "schedule": "linear", "lr": 1.0, "lr_final": 0.0}
-    kit = policies.make(plugins=["ppo"], rl={**rl, "eps": 1e6})
-    kept = iter([torch.arange(2), torch.arange(8)])
-    keeping(kit, monkeypatch, lambda rollout: next(kept))
-    rates, step = [], torch.optim.Adam.step
-    monkeypatch.setattr(
-        torch.optim.Adam, "step", lambda o, *a: (rates.append(o.param_groups[0]["lr"]), step(o, *a))
-    )
-    train(kit, kit.policy(), function_reward)
-    assert rates == pytest.approx([1.0, 0.5, 0.375, 0.25, 0.125])
-
-
-def test_keeping_every_row_changes_nothing(policies, function_reward, monkeypatch):
-    found = []
-    for keep in (True, False):
-        kit = policies.make(plugins=["ppo"], rl={**SMALL, "epochs": 2, "minibatch": 4})
-        if keep:
-            keeping(kit, monkeypatch, lambda rollout: torch.arange(8))
-        found.append(state(train(kit, kit.policy(), function_reward)))
-        assert kit.rows[0]["kept"] == 8
-    for name, p in found[0].items():
-        assert torch.equal(p, found[1][name])
-
-
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [
-        (torch.tensor([], dtype=torch.int64), "answered no row, expected row numbers from 0 to 7"),
-        (torch.tensor([0, 8]), "answered row 8, expected row numbers from 0 to 7"),
-        (torch.tensor([-1]), "answered row -1, expected"),
-        (torch.tensor([3, 3]), "answered a row twice, expected"),
-        (
-            torch.ones(8, dtype=torch.bool),
-            r"answered a torch.bool \(8,\), expected an int64 tensor",
-        ),
-        (torch.tensor([[1]]), r"answered a torch.int64 \(1, 1\), expected an int64 tensor"),
-        ([1, 2], "answered a list, expected an int64 tensor"),
-        (None, "answered a NoneType, expected an int64 tensor"),
-    ],
-)
-def test_a_wrong_answer_of_keep_names_its_plugin(
-    policies, function_reward, monkeypatch, answer, said
-):
-    kit = policies.make(plugins=["ppo"], rl=SMALL)
-    keeping(kit, monkeypatch, lambda rollout: answer)
-    with pytest.raises(UserError, match=rf"^plugin 'ppo': its keep\(rollout\) {said}") as caught:
-        train(kit, kit.policy(), function_reward)
-    assert "\n" not in str(caught.value)
-
-
 # --- What is not finite stops the run -------------------------------------------------------------
 
 
@@ -381,8 +290,8 @@ def test_a_nan_in_loss_or_gradient_stops_before_the_step(
     step = torch.optim.Adam.step
     monkeypatch.setattr(torch.optim.Adam, "step", lambda o, *a: (steps.append(1), step(o, *a)))
 
-    def broken(batch, outputs):
-        terms = loss(batch, outputs)
+    def broken(batch, outputs, ctx):
+        terms = loss(batch, outputs, ctx)
         if not steps:  # the first rollout is sound
             return terms
         if where == "value":

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import ostinato
-from distributions import STATEFUL, write_distribution
+from distributions import STATEFUL, offered, plugin, write_distribution
 from kill_runs import (
     MICRO,
     MIXTURES,
@@ -36,7 +36,6 @@ from mixing.micro import furnish
 from ostinato import UserError
 from ostinato.contract.events import Event
 from ostinato.runs.metrics import Metrics
-from ostinato_plugins.optimisers.ppo import PPO
 
 WRITES: list[str] = []  # of the whole run
 
@@ -101,12 +100,12 @@ def test_a_crash_between_an_evaluation_and_its_checkpoint(
 def test_a_crash_of_a_run_whose_rollouts_take_differing_numbers_of_updates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def keep(self: PPO, rollout: Any) -> torch.Tensor:
+    def filter_rollout(self: Any, rollout: Any) -> torch.Tensor:
         return (rollout.score > rollout.score.mean()).nonzero().flatten()
 
-    monkeypatch.setattr(PPO, "keep", keep, raising=False)
+    offered(monkeypatch, plugin(filter_rollout=filter_rollout))
     settings = [s for s in MICRO if not s.startswith("plugins")]
-    settings += ["iterations=1", "rl.minibatch=2", "plugins=[concat]"]
+    settings += ["iterations=1", "rl.minibatch=2", "plugins=[concat, made]"]
     with crash_at(-1) as writes:
         run = ostinato.run("toy", tmp_path / "whole", settings)
     rows = [row for row in run.metrics if row["kind"] == "policy"]

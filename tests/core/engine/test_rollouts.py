@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from distributions import offered, plugin
+from ostinato import PolicyAlgorithm
+from ostinato.config.errors import UserError
 from ostinato.config.sections import RLSection
 from ostinato.engine.rollouts import finish_penalty, token_rewards
+from ostinato.measures import masked_mean
 from ostinato.models.samples import Samples, Scores
 
 RAGGED = [[100, 101, 102], [104], [105, 106], [107], [100, 104], [103], [102, 103, 101], [99]]
@@ -26,7 +29,9 @@ def batches(kit, monkeypatch):
     """Every (micro-)batch that the algorithm's loss is given."""
     made = kit.plugins["ppo"].instance
     seen, loss = [], made.loss
-    monkeypatch.setattr(made, "loss", lambda batch, out: (seen.append(batch), loss(batch, out))[1])
+    monkeypatch.setattr(
+        made, "loss", lambda batch, *rest: (seen.append(batch), loss(batch, *rest))[1]
+    )
     return seen
 
 
@@ -140,3 +145,154 @@ def test_runs_of_one_iteration_differ_in_every_draw(policies, function_reward, m
         return [found[row][draw == "responses"] for row in range(8)]
 
     assert drawn("run-1") == drawn("run-1") != drawn("run-2")
+
+
+def rewarded_tokens(samples):
+    """A score, and a reward of the pad token and word 4: on padding it should not count."""
+    score = samples.lengths / 6
+    hit = (samples.response_ids == 4) | (samples.response_ids == 1)
+    return Scores(score, score[:, None, None], token_score=hit * 0.5)
+
+
+def test_rewards_of_single_tokens_stand_where_they_are_given(
+    policies, function_reward, monkeypatch
+):
+    """They are neither clipped nor penalised, and no KL controller scales them."""
+    given = []
+
+    def reward_transform(self, rewards):
+        given.append(rewards)
+        more = rewards.token_score - 0.25 * torch.arange(rewards.mask.shape[1])
+        return replace(rewards, token_score=more)
+
+    offered(monkeypatch, plugin(reward_transform=reward_transform))
+    settings = {"clip_score": 0.25, "unfinished": {"penalty": 0.5}}
+    kit = policies.make(plugins=["ppo", "made"], rl={**SMALL, **settings})
+    seen = batches(kit, monkeypatch)
+    initial, reference = kit.word_policy(), kit.word_policy(1)
+    prompts = [[2], [3, 4], [5, 2, 2], [2, 4]]
+    kit.engine(prompts)(initial, function_reward(rewarded_tokens), reference=reference)
+    (batch,) = seen
+    assert batch.samples.lengths.unique().numel() > 1
+    kl = batch.logprobs - batch.ref_logprobs
+    total, moved = [], []
+    for i, length in enumerate(batch.samples.lengths.tolist()):
+        raw = length / 6
+        final = min(raw, 0.25) - 0.5 * (not batch.finished[i])
+        given_here = [0.5 * (t in (1, 4)) for t in batch.samples.tokens[1][i]]
+        dense = [reward - 0.25 * t for t, reward in enumerate(given_here)]
+        for t in range(length):
+            wanted = dense[t] - float(batch.kl_coefficient[i] * kl[i, t])
+            wanted += final if t == length - 1 else 0.0
+            assert float(batch.rewards[i, t]) == pytest.approx(wanted, abs=1e-5)
+        assert (batch.rewards[i, length:] == 0).all()
+        assert float(batch.score[i]) == pytest.approx(final + sum(dense), abs=1e-5)
+        total.append((raw + sum(given_here), final + sum(dense)))
+        moved.append(sum(0.25 * t for t in range(batch.mask.shape[1])))
+    (row,) = kit.rows
+    assert row["score"] == pytest.approx(sum(t for t, _ in total) / 8, abs=1e-5)
+    assert row["reward"] == pytest.approx(sum(t for _, t in total) / 8, abs=1e-5)
+    assert row["actions"]["made.reward_transform"] == pytest.approx(sum(moved) / 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda x: x[:, :1],
+            r"hook 'reward_transform' made token_score of shape \(8, 1\), expected",
+        ),
+        (lambda x: None, "hook 'reward_transform' made token_score a NoneType, expected a tensor"),
+        (lambda x: x / 0, r"token_score is not finite at iteration 1, step 1$"),
+    ],
+)
+def test_wrong_rewards_of_tokens_name_the_plugin(
+    policies, function_reward, monkeypatch, change, said
+):
+    def reward_transform(self, rewards):
+        made = replace(rewards)
+        made.token_score = change(rewards.token_score)
+        return made
+
+    offered(monkeypatch, plugin(reward_transform=reward_transform))
+    kit = policies.make(plugins=["made"], rl=SMALL)
+    with pytest.raises(UserError, match=f"^plugin 'made': {said}"):
+        kit.engine(RAGGED)(kit.policy(), function_reward(share_of_b))
+
+
+def test_an_algorithm_and_a_reward_transform_see_members_and_features(
+    policies, function_reward, monkeypatch
+):
+    given = []
+
+    def reward_transform(self, rewards):
+        given.append(rewards)
+        return rewards
+
+    def scores(samples):
+        parts = share_of_b(samples)[:, None, None] + torch.arange(6.0).view(2, 3)
+        hidden = torch.arange(len(samples) * 8.0).view(len(samples), 2, 4)
+        return Scores(parts.mean((1, 2)), parts, 0.1 + parts.square(), hidden=hidden)
+
+    offered(monkeypatch, plugin(reward_transform=reward_transform))
+    kit = policies.make(plugins=["ppo", "made"], rl={**SMALL, "minibatch": 4})
+    seen = batches(kit, monkeypatch)
+    kit.engine(RAGGED)(kit.policy(), function_reward(scores))
+    assert torch.equal(given[0].hidden, scores(given[0].samples).hidden)
+    for batch in seen:
+        torch.testing.assert_close(batch.parts, scores(batch.samples).parts)
+        torch.testing.assert_close(batch.part_std, scores(batch.samples).part_std)
+
+
+class TwoCritics(PolicyAlgorithm):
+    """A value head for the score and one for the length; the policy follows the first."""
+
+    value_heads = 2
+
+    def advantages(self, rollout, ctx):
+        length = rollout.samples.lengths.float()
+        truth = torch.stack([rollout.score, length], dim=1)  # (B, 2)
+        returns = truth[:, None] * rollout.mask[..., None]
+        return (returns - rollout.values)[..., 0] * rollout.mask, returns
+
+    def loss(self, batch, outputs, ctx):
+        error = (outputs.values - batch.returns).square()[batch.mask]
+        return {
+            "policy": -masked_mean(batch.advantages * outputs.logprobs, batch.mask),
+            "score": error[:, 0].mean(),
+            "length": error[:, 1].mean(),
+        }
+
+
+@pytest.mark.parametrize("value", ["shared", "separate"])
+@pytest.mark.parametrize("minibatch", [16, 4])
+def test_each_of_two_value_heads_learns_its_own_return(
+    policies, function_reward, monkeypatch, value, minibatch
+):
+    algorithm = TwoCritics()
+    offered(monkeypatch, plugin(policy_algorithm=lambda self: algorithm))
+    sizes = {"rollouts": 12, "rollout_size": 16, "minibatch": minibatch, "epochs": 4, "lr": 3e-2}
+    kit = policies.make(plugins=["made"], rl=sizes, policy={"value": value})
+    seen, loss = [], algorithm.loss
+    algorithm.loss = lambda *a: (seen.append(a), loss(*a))[1]
+    policy = kit.engine(RAGGED)(kit.policy(), function_reward(share_of_b))
+    for batch, outputs, _ in seen:
+        shape = (*batch.mask.shape, 2)
+        assert batch.values.shape == outputs.values.shape == batch.returns.shape == shape
+    assert policy.value_head.weight.shape[0] == 2
+    terms = [row["terms"] for row in kit.rows]
+    assert terms[0]["length"] > 10
+    assert terms[-1]["length"] < terms[0]["length"] / 3
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 6)])
+def test_returns_of_another_shape_than_the_values_name_the_plugin(
+    policies, function_reward, monkeypatch, shape
+):
+    algorithm = TwoCritics()
+    algorithm.advantages = lambda rollout, ctx: (rollout.rewards, torch.zeros(shape))
+    offered(monkeypatch, plugin(policy_algorithm=lambda self: algorithm))
+    kit = policies.make(plugins=["made"], rl=SMALL)
+    said = r"^plugin 'made': its advantages\(rollout, ctx\) answered returns of shape \(8"
+    with pytest.raises(UserError, match=said):
+        kit.engine(RAGGED)(kit.policy(), function_reward(share_of_b))

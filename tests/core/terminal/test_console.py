@@ -255,6 +255,21 @@ def test_several_runs_of_a_plugin_are_told_apart() -> None:
     )
 
 
+def test_what_a_plugin_kept_or_stopped_is_told() -> None:
+    rows = [
+        ("kept", {"name": "policy", "step": 7, "plugin": "best"}),
+        ("stopped", {"name": "run-1", "step": 12, "plugin": "early[/b]"}),
+    ]
+    file = io.StringIO()
+    watch = RunConsole("toy", Console(file=file, width=80))
+    for kind, row in rows:
+        watch(Event(kind, 1, row["step"], {"row": row}))  # type: ignore[arg-type]
+    assert file.getvalue().splitlines() == [
+        "  rollout 7: plugin 'best' keeps this policy",
+        "  rollout 12 of run-1: plugin 'early[/b]' ends the optimisation",
+    ]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.04, "0.0 s"), (9.94, "9.9 s"), (119, "119 s"), (150, "2 min"), (7500, "2 h 5 min")],

@@ -25,7 +25,7 @@ from rollout_kit import (
 @pytest.mark.parametrize("seed", range(3))
 def test_advantages_are_standardised_in_the_group(responses, seed):
     rollout, _ = random_rollout(seed, responses)
-    found, _ = algorithm("grpo", responses=responses).advantages(rollout)
+    found, _ = algorithm("grpo", responses=responses).advantages(rollout, None)
     scores, group = rollout.score.numpy(), rollout.group.numpy()
     for i, real in enumerate(rollout.mask.numpy()):
         mine = scores[group == group[i]]
@@ -37,7 +37,7 @@ def test_advantages_are_standardised_in_the_group(responses, seed):
 def test_equal_scores_of_a_group_teach_nothing():
     rollout, _ = random_rollout(0, 4)
     rollout.score = torch.ones_like(rollout.score)
-    assert (algorithm("grpo").advantages(rollout)[0] == 0).all()
+    assert (algorithm("grpo").advantages(rollout, None)[0] == 0).all()
 
 
 def reference_loss(rollout, new, clip, estimator, mean):

@@ -70,7 +70,7 @@ SETTINGS = [
 def test_loss_equals_a_loop_over_tokens(settings, seed):
     algorithm = ppo(**settings)
     rollout, new, values = random_rollout(seed)
-    found = algorithm.loss(rollout, PolicyOutputs(new, values, None, None))
+    found = algorithm.loss(rollout, PolicyOutputs(new, values, None, None), None)
     config = algorithm.config
     policy, value, clipped = reference_terms(
         rollout, new, values, config.clip, config.value_clip, config.value_coefficient
@@ -88,7 +88,7 @@ def test_gradients_equal_finite_differences_of_that_loop(settings, seed):
     config = algorithm.config
     rollout, new, values = random_rollout(seed)
     new, values = new.requires_grad_(), values.requires_grad_()
-    terms = algorithm.loss(rollout, PolicyOutputs(new, values, None, None))
+    terms = algorithm.loss(rollout, PolicyOutputs(new, values, None, None), None)
     (terms["policy"] + terms["value"]).backward()
 
     def total(at, which, step):
@@ -110,7 +110,7 @@ def test_gradients_equal_finite_differences_of_that_loop(settings, seed):
 @pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.5), (1.0, 1.0)])
 def test_advantages_are_gae_whitened_over_real_tokens(whiten, gamma, lam):
     rollout, _, _ = random_rollout(11)
-    advantages, returns = ppo(whiten=whiten, gamma=gamma, lam=lam).advantages(rollout)
+    advantages, returns = ppo(whiten=whiten, gamma=gamma, lam=lam).advantages(rollout, None)
     mask = rollout.mask.numpy()
     wanted = np.zeros(mask.shape)
     for i, row in enumerate(mask):
@@ -137,7 +137,7 @@ def test_the_defaults_are_those_of_the_paper():
 def test_at_ratio_1_the_gradient_is_the_policy_gradient():
     rollout, _, _ = random_rollout(4)
     new = rollout.logprobs.clone().requires_grad_()
-    terms = ppo().loss(rollout, PolicyOutputs(new, rollout.values, None, None))
+    terms = ppo().loss(rollout, PolicyOutputs(new, rollout.values, None, None), None)
     terms["policy"].backward()
     wanted = -rollout.advantages.masked_fill(~rollout.mask, 0.0) / rollout.mask.sum()
     torch.testing.assert_close(new.grad, wanted)

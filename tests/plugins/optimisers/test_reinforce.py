@@ -37,7 +37,7 @@ def test_the_baseline_is_the_mean_of_all_rollouts_before():
         others = [np.mean(np.delete(reward, i)) for i in range(len(reward))]
         baseline = np.mean(seen) if seen else np.array(others)
         wanted = np.where(rollout.mask.numpy(), (reward - baseline)[:, None], 0.0)
-        np.testing.assert_allclose(made.advantages(rollout)[0].numpy(), wanted, atol=1e-12)
+        np.testing.assert_allclose(made.advantages(rollout, None)[0].numpy(), wanted, atol=1e-12)
         seen.extend(reward)
 
 
@@ -45,21 +45,21 @@ def test_a_first_rollout_of_one_response_has_no_baseline():
     rollout, _ = random_rollout(0)
     for name in ("rewards", "mask"):
         setattr(rollout, name, getattr(rollout, name)[:1])
-    found, _ = algorithm("reinforce").advantages(rollout)
+    found, _ = algorithm("reinforce").advantages(rollout, None)
     assert float(found[0, 0]) == pytest.approx(whole_rewards(rollout)[0])
 
 
 def test_the_baseline_goes_on_after_a_resume_and_begins_anew_with_each_policy():
     made, resumed = algorithm("reinforce"), algorithm("reinforce")
     first, second = random_rollout(0)[0], random_rollout(1)[0]
-    fresh = made.advantages(first)[0]
+    fresh = made.advantages(first, None)[0]
     state = made.state_dict()
-    found = made.advantages(second)[0]
+    found = made.advantages(second, None)[0]
     resumed.load_state_dict(state)
-    assert torch.equal(resumed.advantages(second)[0], found)
+    assert torch.equal(resumed.advantages(second, None)[0], found)
     assert made.policy_algorithm() is made
-    assert torch.equal(made.advantages(first)[0], fresh)
-    assert not torch.equal(found, algorithm("reinforce").advantages(second)[0])
+    assert torch.equal(made.advantages(first, None)[0], fresh)
+    assert not torch.equal(found, algorithm("reinforce").advantages(second, None)[0])
 
 
 @pytest.mark.parametrize("clip", [0.2, None])

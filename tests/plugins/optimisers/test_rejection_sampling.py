@@ -37,7 +37,7 @@ def book():
 
 
 def kept(made, rollout):
-    return made.keep(with_advantages(made, rollout)).tolist()
+    return made.filter_rollout(with_advantages(made, rollout)).tolist()
 
 
 def test_the_books_example_per_prompt():
@@ -70,7 +70,7 @@ def test_selection_whatever_the_order_of_rows(responses, select):
         else:
             wanted = np.argsort(scores)[-len(scores) // responses :]
         assert kept(made, rollout) == sorted(wanted)
-        found = made.advantages(rollout)[0]
+        found = made.advantages(rollout, None)[0]
         assert torch.equal(found > 0, rollout.mask & (found.any(1)[:, None]))
 
 
@@ -113,7 +113,7 @@ def test_what_it_fits_is_the_best_of_n_distribution():
     flat = [sentence for pair in drawn for sentence in pair]
     made = algorithm("rejection_sampling", responses=n)
     rollout = with_advantages(made, sentence_rollout(flat, sampler, sampler, score, 0.0, n))
-    rows = made.keep(rollout)
+    rows = made.filter_rollout(rollout)
     chance = rollout.logprobs.sum(1).view(-1, n).sum(1).exp()  # of each pair
     best = torch.zeros(len(SENTENCES), dtype=torch.float64)
     for row, weight in zip(rows.tolist(), chance, strict=True):

@@ -40,7 +40,7 @@ def reference_advantages(rollout):
 @pytest.mark.parametrize("seed", range(3))
 def test_advantages_leave_one_out(responses, seed):
     rollout, _ = random_rollout(seed, responses)
-    found, _ = algorithm("rloo", responses=responses).advantages(rollout)
+    found, _ = algorithm("rloo", responses=responses).advantages(rollout, None)
     np.testing.assert_allclose(found.numpy(), reference_advantages(rollout), atol=1e-12)
 
 
@@ -50,7 +50,7 @@ def test_advantages_by_hand():
     rollout.rewards = torch.zeros_like(rollout.rewards)
     rollout.rewards[:, 0] = torch.arange(len(rollout.rewards)) ** 2
     rollout.group = torch.arange(len(rollout.rewards)) // 2
-    found = made.advantages(rollout)[0][:, 0]
+    found = made.advantages(rollout, None)[0][:, 0]
     assert found[:4].tolist() == [-1.0, 1.0, -5.0, 5.0]  # 0 against 1, 4 against 9
 
 
@@ -109,7 +109,7 @@ def test_what_all_responses_of_a_prompt_share_is_taken_out(shift):
     made, drawn = algorithm("rloo", responses=2), [(0, 1), (2, 2)]
     theta, reference = parameters(0), parameters(1)
     plain, shifted = (
-        made.advantages(sentence_rollout(drawn, theta, reference, function, 0.0, 2))[0]
+        made.advantages(sentence_rollout(drawn, theta, reference, function, 0.0, 2), None)[0]
         for function in (score, lambda s: score(s) + shift)
     )
     torch.testing.assert_close(shifted, plain, atol=1e-10, rtol=0)
