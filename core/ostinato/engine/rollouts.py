@@ -1,4 +1,4 @@
-"""One rollout of a policy: prompts, responses, scores, the rewards of tokens, advantages.
+"""One rollout of a policy: scores, the rewards of tokens, advantages, and the rows that are left.
 
 Letters in shapes: B responses, T tokens of the longest of them.
 """
