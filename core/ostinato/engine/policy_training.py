@@ -134,7 +134,8 @@ class PolicyTrainer:
         hook, ctx = "after_rollout", run.at(step=done.step - 1)
         for plugin in self.plugins.implementing(hook):
             given = {"row": deepcopy(row), "policy": ctx.policy, "ctx": ctx}
-            answer = self.plugins.call(plugin, hook, **given)
+            with ctx.located():
+                answer = self.plugins.call(plugin, hook, **given)
             self.plugins.acted(plugin, hook, float(answer is not None))
             if answer == KEEP:
                 training.keep("policy")
