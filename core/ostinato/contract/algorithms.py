@@ -14,14 +14,17 @@ from ostinato.config.sections import RLSection
 from ostinato.contract.answers import blamed, terms_fault
 from ostinato.contract.batches import PolicyOutputs, Rollout
 from ostinato.contract.context import Context
+from ostinato.contract.guards import watched
 from ostinato.contract.plugins import Plugins
 from ostinato.contract.policy_algorithm import PolicyAlgorithm
 
 
 def _answer(plugin: str, algorithm: PolicyAlgorithm, call: str, *arguments: Any) -> tuple[Any, str]:
     """What the algorithm answers to ``call``, and how a sentence about that begins."""
-    with blamed(plugin, f"its {call}"):
-        answer = getattr(algorithm, call.partition("(")[0])(*arguments)
+    method, _, names = call.removesuffix(")").partition("(")
+    given = dict(zip(names.split(", "), arguments, strict=True))
+    with watched(plugin, method, given) as safe, blamed(plugin, f"its {call}"):
+        answer = getattr(algorithm, method)(*safe.values())
     return answer, f"plugin '{plugin}': its {call} answered"
 
 

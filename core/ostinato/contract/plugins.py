@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ostinato.config.errors import UserError
 from ostinato.config.sections import plugin_name
@@ -15,6 +15,9 @@ from ostinato.contract.activation import Active, activate_one
 from ostinato.contract.answers import blamed, check_answer, wrong
 from ostinato.contract.discovery import default_owners
 from ostinato.contract.hookspecs import KINDS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -49,8 +52,10 @@ class Plugins:
 
     def call(self, name: str, hook: str, **arguments: Any) -> Any:
         """Call one plugin's hook; an error carries the plugin's name as a note."""
-        with blamed(name, f"hook '{hook}'"):
-            answers = getattr(self[name].callers, hook)(**arguments)
+        from ostinato.contract.guards import watched  # here: plugins are listed without torch
+
+        with watched(name, hook, arguments) as given, blamed(name, f"hook '{hook}'"):
+            answers = getattr(self[name].callers, hook)(**given)
         if not answers:  # pluggy leaves None out
             if KINDS[hook] == "all":
                 return None
@@ -112,23 +117,37 @@ class Plugins:
             mine.clear()
             mine.update(new)  # type: ignore[arg-type]
 
-    def state(self) -> dict[str, Any]:
-        """All that a resumed run must know: each ``state_dict()``, and what waits for a row."""
-        states = {}
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """All that a resumed run must know: each ``state_dict()``, and what waits for a row.
+
+        JSON, and the tensors that stood in it.
+        """
+        from ostinato.contract.state import parted  # here: plugins are listed without torch
+
+        states: dict[str, Any] = {}
+        tensors: dict[str, Tensor] = {}
         for a in self.active:
             if hasattr(a.instance, "state_dict"):
+                with blamed(a.name, "its state_dict()"):
+                    state = a.instance.state_dict()
                 try:
-                    states[a.name] = json.loads(json.dumps(a.instance.state_dict()))
+                    states[a.name] = json.loads(json.dumps(parted(state, a.name, tensors)))
                 except (TypeError, ValueError) as error:
-                    wanted = "should hold numbers, text, lists and mappings only"
-                    raise UserError(f"{a.found}: its state_dict() {wanted}: {error}") from error
-        return {"states": states, "actions": dict(self.actions), "logged": dict(self.logged)}
+                    wanted = "numbers, text, lists, mappings with text as keys, and tensors only"
+                    fault = f"its state_dict() should hold {wanted}: {error}"
+                    raise UserError(f"{a.found}: {fault}") from error
+        waiting = {"actions": dict(self.actions), "logged": dict(self.logged)}
+        return {"states": states, **waiting}, tensors
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """What :meth:`state` answered, once more."""
+        from ostinato.contract.state import whole  # as above
+
         self._pending(state["actions"], state["logged"])
         for a in self.active:
             if a.name in state["states"]:
-                a.instance.load_state_dict(state["states"][a.name])
+                with blamed(a.name, "its load_state_dict(state)"):
+                    a.instance.load_state_dict(whole(state["states"][a.name], tensors))
 
 
 def activate(wanted: Sequence[tuple[str, Mapping[str, Any]]], where: str) -> Plugins:

@@ -32,6 +32,7 @@ T = TypeVar("T")
 Make = Callable[[], T]
 Save = Callable[[T, Path], None]
 Load = Callable[[Path], T]
+STATE = "plugins.safetensors"  # tensors that plugins remember, beside the seal
 
 
 class RunDirectory:
@@ -115,7 +116,7 @@ class RunDirectory:
         done = unsealed(folder)
         self.metrics.go_back(done["metrics"])
         made = load(folder)
-        self.plugins.load_state(done["plugins"])  # after `load`, which may call hooks again
+        self._load_state(folder, done)  # after `load`, which may call hooks again
         return made
 
     def _refuse_gap(self, folder: Path) -> None:
@@ -144,8 +145,7 @@ class RunDirectory:
                 (new / "rows.jsonl").write_text(lines, encoding="utf-8")
 
             self._write(folder, write)
-        done = unsealed(folder)
-        self.plugins.load_state(done["plugins"])
+        self._load_state(folder, unsealed(folder))
         for line in (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines():
             self.metrics.write(json.loads(line))
         return load(folder)
@@ -159,8 +159,10 @@ class RunDirectory:
             new.mkdir(parents=True)
             try:
                 save(new)
-                facts = {"metrics": self.metrics.mark(), "plugins": self.plugins.state(), **extra}
-                seal(new, facts)
+                state, tensors = self.plugins.state()
+                if tensors:
+                    save_file(tensors, new / STATE)
+                seal(new, {"metrics": self.metrics.mark(), "plugins": state, **extra})
                 for path in [*new.rglob("*"), new]:
                     sync(path)
                 if self.metrics.path.exists():
@@ -170,6 +172,10 @@ class RunDirectory:
             except BaseException:
                 shutil.rmtree(new, ignore_errors=True)
                 raise
+
+    def _load_state(self, folder: Path, done: Mapping[str, Any]) -> None:
+        """The plugins as they were when the folder was sealed."""
+        self.plugins.load_state(done["plugins"], read_tensors(folder / STATE))
 
     def save_checkpoint(
         self,
@@ -201,11 +207,13 @@ class RunDirectory:
         last = found[max(found)]
         done = unsealed(last)
         self.metrics.go_back(done["metrics"])
-        self.plugins.load_state(done["plugins"])
-        with safe_open(last / "tensors.safetensors", framework="pt") as file:
-            # cloned, so that they lie in memory as those do that were never saved
-            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-        return done["step"], tensors, done["facts"]
+        self._load_state(last, done)
+        return done["step"], read_tensors(last / "tensors.safetensors"), done["facts"]
+
+    def checkpoint_facts(self, stage: str) -> list[dict[str, Any]]:
+        """The facts of every checkpoint inside an unfinished stage."""
+        folder = self.path / f"{stage}.checkpoints"
+        return [unsealed(p)["facts"] for p in folder.iterdir()] if folder.exists() else []
 
     def _checkpoints(self, stage: str, name: str) -> dict[int, Path]:
         """The checkpoints of ``name`` by their step."""
@@ -216,6 +224,15 @@ class RunDirectory:
     def drop_checkpoints(self, stage: str) -> None:
         """A finished stage needs none."""
         shutil.rmtree(self.path / f"{stage}.checkpoints", ignore_errors=True)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Those of a file, on the CPU; none where there is no file."""
+    if not path.exists():
+        return {}
+    with safe_open(path, framework="pt") as file:
+        # cloned, so that they lie in memory as those do that were never saved
+        return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
 
 
 def beside(name: str) -> str:

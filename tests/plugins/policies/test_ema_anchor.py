@@ -28,6 +28,8 @@ def train(kit, function_reward, initial, wrap=lambda optimise: optimise):
         optimise=wrap(kit.engine(PROMPTS)),
         initial=initial,
         reward_model=function_reward(share_of_c),
+        data=None,
+        prompts=None,
         ctx=kit.ctx,
     )
 

@@ -50,9 +50,10 @@ def test_the_first_iteration_starts_from_sft(kit, policies, plugin):
 
 @pytest.mark.parametrize(("plugin", "name"), [("from_sft", "sft"), ("take_last_policy", "final-2")])
 def test_a_handle_is_answered_and_no_weights_are_loaded(kit, policies, plugin, name):
+    """But for those of the SFT policy, which the run holds and the core watches."""
     asked = []
     assert start(kit, plugin, history(policies, 2, asked)).name == name
-    assert asked == []
+    assert set(asked) == {"sft"}
 
 
 @pytest.mark.parametrize("plugin", ["liti", "warp"])

@@ -36,6 +36,8 @@ def merge(policies, function_reward, runs, **policy):
         optimise=watched,
         initial=initial,
         reward_model=function_reward(lambda s: (s.response_ids == 4).float().mean(1)),
+        data=None,
+        prompts=None,
         ctx=kit.ctx,
     )
     return kit, initial, watched, merged, evaluated

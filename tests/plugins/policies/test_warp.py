@@ -125,6 +125,8 @@ def test_each_run_has_an_anchor_of_its_own_and_the_merge_is_slerp(policies, func
         optimise=watched,
         initial=initial,
         reward_model=function_reward(lambda s: (s.response_ids == 4).float().mean(1)),
+        data=None,
+        prompts=None,
         ctx=kit.ctx,
     )
     start, found = float64(initial), float64(merged)
