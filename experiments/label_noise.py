@@ -39,7 +39,8 @@ from ostinato.config.draws import Draws
 from ostinato.contract.batches import PolicyHandle
 from ostinato.contract.context import Context
 from ostinato.contract.plugins import Plugins, activate
-from ostinato.data.preferences import refine_data
+from ostinato.data.identity import response_id
+from ostinato.data.training import refine_data
 from ostinato.engine.calibration import held_out_accuracy
 from ostinato.engine.reward_training import RewardTrainer
 from ostinato.machine.backend import Backend
@@ -104,7 +105,7 @@ def words(count: int, seed: int) -> Dataset:
         for place, (side, worth) in enumerate(zip(SIDES, sorted(found)[::-1], strict=True)):
             row |= {side: found[worth], f"{side}_ids": encode(found[worth])}
             row[f"{side}_gold"] = float(worth)
-            row |= {f"{side}_finished": True, f"{side}_index": place}
+            row |= {f"{side}_finished": True, f"{side}_id": response_id(1, group, place)}
         rows.append(row)
     return Dataset.from_list(rows)
 

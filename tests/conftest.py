@@ -15,13 +15,14 @@ from ostinato.config.draws import Draws
 from ostinato.contract.batches import PolicyHandle
 from ostinato.contract.context import Context
 from ostinato.contract.plugins import Plugins, activate
-from ostinato.engine.calibration import responses
+from ostinato.data.identity import response_id
 from ostinato.engine.comparisons import Comparisons
 from ostinato.engine.reward_training import RewardTrainer
 from ostinato.machine.backend import Backend
 from ostinato.models.loading import load_tokenizer
 from ostinato.models.reward_model import RewardModel
 from ostinato.models.ruler import Ruler
+from ostinato.models.samples import Samples
 from policy_kit import _function_reward, _policies, _words  # noqa: F401  the policy's fixtures
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -71,7 +72,7 @@ class RewardKit:
     def ruler(self, data: Dataset) -> Ruler:
         """A ruler of both sides of comparisons."""
         tokenizer = load_tokenizer(self.ctx.config.policy, "policy")
-        return Ruler(*(responses(data, side, tokenizer) for side in ("chosen", "rejected")))
+        return Ruler(*(Samples.of(tokenizer, data, side) for side in ("chosen", "rejected")))
 
     def trainer(self, meta: Dataset | None = None, plain: bool = False, **at: Any) -> RewardTrainer:
         """``fit`` as the loop makes it."""
@@ -96,7 +97,12 @@ def text_gold(response: str) -> float:
 
 
 def comparisons(
-    count: int, seed: int = 0, noise: float = 0.0, responses: int = 2, letters: str = "abcd"
+    count: int,
+    seed: int = 0,
+    noise: float = 0.0,
+    responses: int = 2,
+    letters: str = "abcd",
+    iteration: int = 1,
 ) -> Dataset:
     """``count`` prompts with all pairs of ``responses`` random words, the higher gold chosen.
 
@@ -117,14 +123,14 @@ def comparisons(
                 best, worst = (i, j) if text_gold(words[i]) > text_gold(words[j]) else (j, i)
                 wrong = draw.random() < noise
                 best, worst = (worst, best) if wrong else (best, worst)
-                row: dict[str, Any] = {"group": group, "prompt_id": group, "iteration": 1}
+                row: dict[str, Any] = {"group": group, "prompt_id": group, "iteration": iteration}
                 row |= {"prompt": prompt, "prompt_ids": encode(prompt)[:-1], "wrong": wrong}
                 for side, at in (("chosen", best), ("rejected", worst)):
                     row |= {
                         side: words[at],
                         f"{side}_ids": encode(words[at]),
                         f"{side}_finished": True,
-                        f"{side}_index": at,
+                        f"{side}_id": response_id(iteration, group, at),
                         f"{side}_gold": text_gold(words[at]),
                     }
                 rows.append(row | {"label": 1.0, "margin": 0.0, "weight": 1.0})

@@ -86,6 +86,9 @@ class NoDirectory:
     def load_checkpoint(self, *_: Any) -> None:
         return None
 
+    def checkpoint_facts(self, stage: str) -> list[dict[str, Any]]:
+        return []
+
     def save_checkpoint(self, stage: str, name: str, step: int, tensors: Any, facts: Any) -> None:
         self.checkpoints.append((step, {key: value.clone() for key, value in tensors.items()}))
 

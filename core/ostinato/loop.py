@@ -54,9 +54,13 @@ def iterate(s: Session) -> None:
     reward_models: list[Reward] = []
     for k in range(1, s.config.iterations + 1):
         s.begin(k, history)
-        # Draw y0, y1 ~ pi_{k-1}(. | x) for every prompt x and label them: D~_k   [label]
+        # Draw y0, y1 ~ pi_{k-1}(. | x) for every prompt x and label them: D~_k
+        # [draw_responses, select_comparisons, label]
         pairs = s.stage(
-            "preferences", lambda: stages.gather(s, policy), Preferences.save, Preferences.load
+            "preferences",
+            lambda: stages.gather(s, policy, reward_models),
+            Preferences.save,
+            Preferences.load,
         )
         preferences.append(pairs)
 
@@ -96,5 +100,5 @@ def iterate(s: Session) -> None:
             s.load_policy,
         )
         s.end()
-        history.initial.append(initial)
+        history.initial.append(s.handle(initial.name))
         history.final.append(s.handle(s.name("policy")))

@@ -9,7 +9,8 @@ import pytest
 
 import ostinato
 from ostinato import UserError
-from ostinato.data.preferences import load_data, refine_data
+from ostinato.data.preferences import load_data
+from ostinato.data.training import refine_data
 from ostinato_plugins.data.per_prompt_balance import PerPromptBalance
 from ostinato_plugins.data.strength import Strength
 

@@ -153,6 +153,10 @@ class Context:
         assert self.config.gold is not None
         return gold_scores(self.gold, samples, self.config.gold.batch)
 
+    def responses(self, data: Dataset, side: str) -> Samples:
+        """One side of comparisons as the policy's tokens: first and second, or chosen, rejected."""
+        return Samples.of(self.sft.load().tokenizer, data, side).to(self.device)
+
     def at(self, **changes: Any) -> Context:
         """The context with other fields or parts."""
         parts = {name: changes.pop(name) for name in PARTS if name in changes}

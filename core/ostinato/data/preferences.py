@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from datasets import Dataset
 from ostinato.contract.answers import wrong
 from ostinato.contract.context import Context
 from ostinato.contract.plugins import Plugins
+from ostinato.data.identity import DRAWN, SIDES, response_id
+from ostinato.models.generation import stop_token
 from ostinato.models.policy import Policy
 from ostinato.models.prompts import PromptSet
-
-SIDES = ("chosen", "rejected")
+from ostinato.models.reward import Reward
+from ostinato.models.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -66,21 +68,64 @@ def prompts_for(prompts: PromptSet, ctx: Context) -> tuple[PromptSet, PromptSet]
     return prompts.take(order[: settings.preference]), prompts.take(range(rest, rest + held))
 
 
-def collect(policy: Policy, prompts: PromptSet, ctx: Context, purpose: str) -> Dataset:
-    """Responses of ``policy`` to each prompt, every pair of them a comparison (Wolf, Alg. 1).
+def own_responses(policy: Policy, prompts: PromptSet, ctx: Context, purpose: str) -> Samples:
+    """K responses of the policy to each prompt, as the run file draws the responses of pairs."""
+    top_p = ctx.config.generation.preference_top_p
+    return ctx.sample(policy, prompts, purpose, ctx.config.preferences.responses, top_p)
+
+
+def draw_responses(policy: Policy, prompts: PromptSet, plugins: Plugins, ctx: Context) -> Samples:
+    """What is compared: the policy's own responses, or those that the hook's owner answers.
+
+    The magnitude is the share of responses that are not the policy's own of the same place.
+    """
+    own = own_responses(policy, prompts, ctx, "preferences")
+    hook, owner = "draw_responses", plugins.owners.get("draw_responses")
+    if owner is None:
+        return own
+    given = prompts.take(range(len(prompts)))  # its lists are not the run's
+    answer = plugins.call(owner, hook, policy=policy, prompts=given, ctx=ctx)
+    stop = stop_token(policy.tokenizer, ctx.config.generation)
+    if fault := _misfit(answer, own, ctx.config.preferences.responses, stop):
+        raise wrong(owner, hook, f"answered {fault}")
+    plugins.acted(owner, hook, float((~answer.equal(own)).double().mean()))
+    made: Samples = replace(answer, texts=own.texts)
+    return made
+
+
+def _misfit(answer: Any, own: Samples, k: int, stop: int) -> str | None:
+    """What keeps samples from being K responses to each prompt, in order; or None."""
+    wanted = f"expected {k} for each of the {len(own) // k} prompts, side by side"
+    if not isinstance(answer, Samples):
+        return f"a {type(answer).__name__}, expected ostinato.Samples"
+    if len(answer) != len(own):
+        return f"{len(answer)} responses, {wanted}"
+    rows = zip(*answer.tokens, own.tokens[0], answer.finished.tolist(), strict=True)
+    for row, (prompt, response, known, finished) in enumerate(rows):
+        if prompt != known:
+            return f"in row {row} a response to another prompt, {wanted}"
+        if not response:
+            return f"in row {row} a response without a token"
+        if (response[-1] == stop) != finished:
+            said = "is finished" if finished else "is not finished"
+            return f"in row {row} a response that {said} and ends with token {response[-1]}"
+    return None
+
+
+def comparisons_of(samples: Samples, prompts: PromptSet, ctx: Context) -> Dataset:
+    """Every two of the K responses to a prompt, which stand side by side (Wolf, Alg. 1).
 
     Columns: group, prompt_id, iteration, prompt, prompt_ids, and for ``first`` and ``second`` the
-    text, _ids (the policy's tokens, stop token included), _finished, _index and _gold (or null).
+    text, _ids (the policy's tokens, stop token included), _finished, _id and _gold (or null).
     """
-    k = ctx.config.preferences.responses
-    samples = ctx.sample(policy, prompts, purpose, k, ctx.config.generation.preference_top_p)
+    k = len(samples) // len(prompts)
     raw = ctx.gold_scores(samples)  # in fp32: rounded, one pair in a hundred would be tied
     prompt_rows, response_rows = samples.tokens
     of_response: dict[str, list[Any]] = {
         "": samples.responses,
         "_ids": response_rows,
         "_finished": samples.finished.tolist(),
-        "_index": [*range(k)] * len(prompts),
+        "_id": [response_id(ctx.iteration, p, n) for p in prompts.ids for n in range(k)],
         "_gold": [None] * len(samples) if raw is None else raw.tolist(),
     }
     rows = []
@@ -93,10 +138,35 @@ def collect(policy: Policy, prompts: PromptSet, ctx: Context, purpose: str) -> D
                 "prompt": prompts.texts[group],
                 "prompt_ids": prompt_rows[group * k],
             }
-            for side, at in zip(("first", "second"), pair, strict=True):
+            for side, at in zip(DRAWN, pair, strict=True):
                 row |= {side + name: values[at] for name, values in of_response.items()}
             rows.append(row)
     return Dataset.from_list(rows)
+
+
+def select_comparisons(
+    comparisons: Dataset, reward_models: Sequence[Reward], plugins: Plugins, ctx: Context
+) -> Dataset:
+    """The comparisons that are worth a label, after every active selection in order.
+
+    The magnitude is the number of rows that went.
+    """
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(row.get(f"{side}_id") for side in DRAWN)
+
+    def check(name: str, before: Dataset, after: Dataset) -> float:
+        hook = "select_comparisons"
+        if not isinstance(after, Dataset) or not len(after):
+            raise wrong(name, hook, "answered no rows, expected some of those that it was given")
+        given = {key(row): row for row in before.to_list()}
+        for place, row in enumerate(after.to_list()):
+            if given.pop(key(row), None) != row:
+                raise wrong(name, hook, f"answered row {place}, which it was not given, or twice")
+        return float(len(given))
+
+    given = {"reward_models": list(reward_models), "ctx": ctx}
+    return plugins.chain("select_comparisons", "comparisons", comparisons, check, **given)
 
 
 def collect_meta(policy: Policy, prompts: PromptSet, responses: int, ctx: Context) -> Dataset:
@@ -148,42 +218,3 @@ def swapped(data: Dataset, where: Sequence[bool]) -> Dataset:
         table[column] = [b if flip else a for a, b, flip in pairs]
         table[other] = [a if flip else b for a, b, flip in pairs]
     return Dataset.from_dict(table, features=data.features)
-
-
-def combine_data(datasets: Sequence[Dataset], plugins: Plugins, ctx: Context) -> Dataset:
-    """D_k, checked to be a non-empty set of comparisons."""
-    data = plugins.one("combine_data", datasets=list(datasets), ctx=ctx, measure=len)
-    owner = plugins.owners["combine_data"]
-    if not isinstance(data, Dataset) or not len(data):
-        raise wrong(owner, "combine_data", "answered no rows")
-    missing = sorted(set(datasets[-1].column_names) - set(data.column_names))
-    if missing:
-        raise wrong(owner, "combine_data", f"lost the column {', '.join(missing)}")
-    return data
-
-
-def refine_data(data: Dataset, plugins: Plugins, ctx: Context) -> Dataset:
-    """D_k after every active refinement, in the run file's order."""
-
-    def check(name: str, before: Dataset, after: Dataset) -> float:
-        hook, columns = "refine_data", set(before.column_names)
-        if not isinstance(after, Dataset) or not 0 < len(after) <= len(before):
-            raise wrong(name, hook, f"should answer 1..{len(before)} rows")
-        if lost := sorted(columns - set(after.column_names)):
-            raise wrong(name, hook, f"lost the column {lost[0]}")
-        declared = getattr(plugins[name].instance, "provides", ())
-        if added := sorted(set(after.column_names) - columns - set(declared)):
-            fault = f"added column '{added[0]}', which the plugin does not declare in `provides`"
-            raise wrong(name, hook, fault)
-        for column in ("label", "margin", "weight"):
-            if not bool(torch.tensor(after[column][:]).isfinite().all()):
-                raise wrong(name, hook, f"made {column} not finite")
-        if not any(after["weight"]):
-            raise wrong(name, hook, "made every weight 0")
-        if set(after.column_names) != columns or len(after) != len(before):
-            return float(len(after))
-        watched = ("chosen_ids", "label", "margin", "weight")
-        pairs = zip(*(zip(before[c], after[c], strict=True) for c in watched), strict=True)
-        return float(sum(any(a != b for a, b in row) for row in pairs))
-
-    return plugins.chain("refine_data", "data", data, check, ctx=ctx)

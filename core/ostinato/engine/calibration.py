@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from ostinato.data.preferences import SIDES
+from ostinato.data.identity import SIDES
 from ostinato.engine.session import Session
 from ostinato.measures import mean_and_std, pairwise_accuracy, temperature
-from ostinato.models.loading import padded
 from ostinato.models.reward import Reward
 from ostinato.models.reward_model import RewardModel
 from ostinato.models.ruler import calibrated
@@ -36,14 +35,6 @@ def calibrate(s: Session, model: RewardModel, data: Dataset, held_out: Dataset |
     model.calibration = replace(made, unit=made.unit * (factor or 1.0))
 
 
-def responses(data: Dataset, side: str, tokenizer: Any) -> Samples:
-    """The chosen or the rejected responses of comparisons, in the policy's tokens."""
-    pad = tokenizer.pad_token_id
-    prompts, answers = data["prompt_ids"][:], data[f"{side}_ids"][:]
-    finished = torch.tensor(data[f"{side}_finished"][:])
-    return Samples(tokenizer, *padded(prompts, pad, left=True), *padded(answers, pad), finished)
-
-
 def scores_of(reward: Reward, samples: Samples) -> torch.Tensor:
     """Scores (B,) in fp32, as the ruler's: whatever the policy is optimised in."""
     return reward.score_samples(samples).score.float().cpu()
@@ -52,7 +43,7 @@ def scores_of(reward: Reward, samples: Samples) -> torch.Tensor:
 def score(reward: Reward, data: Dataset, side: str, tokenizer: Any) -> torch.Tensor:
     """Scores (rows,) of the chosen or the rejected responses."""
     device = reward.members[0].model.device
-    return scores_of(reward, responses(data, side, tokenizer).to(device))
+    return scores_of(reward, Samples.of(tokenizer, data, side).to(device))
 
 
 def held_out_accuracy(reward: Reward, data: Dataset, tokenizer: Any) -> dict[str, float | None]:

@@ -9,8 +9,9 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from ostinato.config.errors import UserError
 from ostinato.contract.batches import PreferenceBatch
-from ostinato.data.preferences import SIDES
+from ostinato.data.identity import SIDES, contradiction
 from ostinato.models.loading import vocabulary_key
 from ostinato.models.reward_model import RewardModel
 
@@ -18,11 +19,16 @@ Rows = Sequence[Sequence[int]]
 
 
 class Comparisons:
-    """Preference data as token ids of one reward model, drawn by group (one group: one prompt)."""
+    """Preference data as token ids of one reward model, drawn by group (one group: one prompt).
+
+    Raises UserError where a row names another response, or another prompt, than the rows before.
+    """
 
     OWN = {"group", "prompt_id", "iteration", "prompt", "prompt_ids", "label", "margin", "weight"}
 
     def __init__(self, data: Dataset, model: RewardModel, policy_tokenizer: Any) -> None:
+        if fault := contradiction(data):
+            raise UserError(f"the data that a reward model is trained on: {fault}")
         self.columns = data.to_dict()
         self.model = model
         self.tokens = {}
@@ -42,14 +48,14 @@ class Comparisons:
 
     def batch(self, groups: Sequence[int]) -> PreferenceBatch:
         """The comparisons of these groups; a response that stands in several is one row."""
-        places: dict[tuple[int, int], int] = {}
+        places: dict[tuple[int, str], int] = {}
         responses: list[tuple[int, str]] = []
         pairs, comparisons, owners = [], [], []
         for place, group in enumerate(groups):
             for i in self.groups[group]:
                 ends = []
                 for side in SIDES:
-                    key = (place, self.columns[f"{side}_index"][i])
+                    key = (place, self.columns[f"{side}_id"][i])
                     if key not in places:
                         places[key] = len(responses)
                         responses.append((i, side))

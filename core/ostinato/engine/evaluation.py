@@ -45,8 +45,8 @@ class Evaluator:
         trained = over_training(self.reward, self.data, self.before.tokenizer)
         self.training_scale = {"proxy": mean_and_std(trained)}
         part = spread_part(self.data)
-        golds = [*part["chosen_gold"], *part["rejected_gold"]]
-        if None not in golds:
+        golds = [g for g in (*part["chosen_gold"], *part["rejected_gold"]) if g is not None]
+        if golds:  # a row that a plugin added may have none
             self.training_scale["gold"] = mean_and_std(torch.tensor(golds))
 
     @torch.no_grad()

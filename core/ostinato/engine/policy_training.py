@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from ostinato.config.errors import UserError
 from ostinato.contract.algorithms import size_fault
+from ostinato.contract.answers import wrong
+from ostinato.contract.columns import is_number
 from ostinato.contract.context import Context
 from ostinato.contract.hookspecs import KEEP, STOP
 from ostinato.contract.plugins import Plugins
@@ -24,6 +28,7 @@ from ostinato.models.reward import Reward
 from ostinato.runs.checkpoints import Schedule, Training
 from ostinato.runs.directory import RunDirectory
 
+IDENTITY = {"kind", "iteration", "name", "step", "total", "actions"}  # columns of every policy row
 Log = Callable[..., dict[str, Any]]
 Evaluate = Callable[[Policy, int], None]
 
@@ -50,11 +55,12 @@ class PolicyTrainer:
     directory: RunDirectory
     stage: str
     prompts: PromptSet
-    log: Log
+    write: Log
     record: Evaluate
     latest: Reward | None = None
     updates: int = 0
     evaluations: int = 0
+    rows: int = 0  # that `log` was asked for
     names: frozenset[str] = frozenset()
 
     def __call__(
@@ -77,6 +83,9 @@ class PolicyTrainer:
         """
         settings = self.ctx.config.rl
         assert settings.rollouts is not None
+        if type(initial) is not Policy:  # `copy` makes a plain one
+            fault = f"gave optimise a {type(initial).__name__}, expected an ostinato.Policy"
+            raise wrong(self.plugins.owners["train_policy"], "train_policy", fault)
         algorithm = self._algorithm()
         policy = initial.copy().to(self.ctx.device)
         if algorithm.value_heads:
@@ -99,13 +108,13 @@ class PolicyTrainer:
             self.record(policy, 0)
         while done.step < settings.rollouts and not done.stopped:
             row = self._rollout(rollouts, update, done, run.at(step=done.step))
-            written = self.log("policy", name=name, total=settings.rollouts, **row)
+            written = self.write("policy", name=name, total=settings.rollouts, **row)
             self._after(written, done, training, run)
             last = done.stopped or done.step == settings.rollouts
             if evaluate and (last or done.step % self.ctx.config.evaluation.every == 0):
                 self.record(policy, done.step)
             if saved.due(done.step) or last:
-                facts = asdict(done) | {"updates": self.updates}
+                facts = asdict(done) | {"updates": self.updates, "rows": self.rows}
                 made = training.tensors()
                 self.directory.save_checkpoint(self.stage, name, done.step, made, facts)
         if done.kept_at not in (0, done.step):
@@ -144,7 +153,7 @@ class PolicyTrainer:
                 done.stopped = True
             if answer is not None:
                 kind = "kept" if answer == KEEP else "stopped"
-                self.log(kind, name=row["name"], step=done.step, plugin=plugin)
+                self.write(kind, name=row["name"], step=done.step, plugin=plugin)
 
     def evaluate(self, policy: Policy, step: int) -> None:
         """Write an ``eval`` row of any policy, before, between or after the runs.
@@ -157,9 +166,36 @@ class PolicyTrainer:
 
     def _evaluate_once(self, name: str, policy: Policy, step: int) -> None:
         self._take(name)
-        if self.directory.load_checkpoint(self.stage, name) is None:
+        found = self.directory.load_checkpoint(self.stage, name)
+        if found is None:
             self.record(policy, step)
-            self.directory.save_checkpoint(self.stage, name, step, {}, {})
+            self.directory.save_checkpoint(self.stage, name, step, {}, {"rows": self.rows})
+        else:
+            self.rows = found[2]["rows"]
+
+    def log(self, step: int, **numbers: float) -> None:
+        """Write a ``policy`` row of a training that the plugin does itself.
+
+        When a killed run goes on, rows that a checkpoint stands behind are there already.
+        """
+        owner, hook = self.plugins.owners["train_policy"], "train_policy"
+        for key, value in numbers.items():
+            if key in IDENTITY or not is_number(value) or not math.isfinite(value):
+                fault = (
+                    f"logged {key} = {value!r}, expected a finite number under a name of its own"
+                )
+                raise wrong(owner, hook, fault)
+        self.rows += 1
+        if self.rows > self._kept_rows:
+            row = {key: float(value) for key, value in numbers.items()}
+            place = {"name": owner, "step": step, "total": self.ctx.config.rl.rollouts}
+            self.write("policy", **place, **row, actions=self.plugins.taken_actions())
+
+    @cached_property
+    def _kept_rows(self) -> int:
+        """How many of ``log`` stand before a checkpoint of the process that was killed."""
+        found = self.directory.checkpoint_facts(self.stage)
+        return max((facts["rows"] for facts in found), default=0)
 
     def _take(self, name: str) -> None:
         """UserError if the name is taken: one run would go on from the other's checkpoint."""
@@ -186,5 +222,5 @@ class PolicyTrainer:
             return Progress()
         _, tensors, facts = found
         training.load(tensors)
-        self.updates = facts.pop("updates")
+        self.updates, self.rows = facts.pop("updates"), facts.pop("rows")
         return Progress(**facts)

@@ -52,7 +52,6 @@ class RewardTrainer:
     policy_tokenizer: Any
     meta: Dataset | None = None
     plain: bool = False
-    updates: int = 0
 
     def __call__(
         self,
@@ -95,7 +94,6 @@ class RewardTrainer:
                 with ctx.located():
                     row = self._update(model, parts, parameters, optimiser, purpose, ctx)
                 recent.append(row["terms"][self.plugins.owners["preference_loss"]])
-                self.updates += 1
                 row |= {"member": ctx.member, "purpose": purpose, "step": step + 1, "total": total}
                 self.log("reward_model", **row, actions=self.plugins.taken_actions())
                 if stop_loss is not None and sum(recent) / len(recent) < stop_loss:

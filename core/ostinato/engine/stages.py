@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
-from types import UnionType
 from typing import Any
 
-import torch
 from datasets import Dataset, concatenate_datasets
-from torch import nn
 
 from ostinato.config.errors import Pause, UserError
 from ostinato.contract.answers import wrong
 from ostinato.contract.batches import PolicyHandle, PolicyHistory
 from ostinato.data.preferences import (
     Preferences,
-    collect,
     collect_meta,
-    combine_data,
+    comparisons_of,
+    draw_responses,
     label,
+    load_data,
+    own_responses,
     prompts_for,
-    refine_data,
+    save_data,
+    select_comparisons,
 )
+from ostinato.data.training import combine_data, refine_data
 from ostinato.engine.calibration import calibrate, held_out_accuracy
 from ostinato.engine.evaluation import Evaluator
 from ostinato.engine.policy_training import PolicyTrainer
@@ -43,26 +44,32 @@ WAITING = "pairs-to-label"  # the name under which pairs are kept while a labell
 ACCURACIES = ("accuracy", "accuracy_labels")  # on held-out pairs, by gold and by the labels
 
 
-def gather(s: Session, policy: Policy) -> Preferences:
-    """D~_k: pairs of the current policy's responses, labelled."""
+def gather(s: Session, policy: Policy, models: Models) -> Preferences:
+    """D~_k: pairs of the current policy's responses, labelled; ``models`` are R~_1..R~_{k-1}."""
     s.tell("stage_started", stage="preferences", total=0)
     ctx, plugins = s.ctx, s.plugins
     train, held_out = prompts_for(s.prompts.preference, ctx)
     count = plugins.need("meta_responses")
 
     def draw() -> Dataset:
-        pairs = collect(policy, train, ctx, "preferences")
+        here = ctx.at(reward_models=tuple(models))
+        drawn = comparisons_of(draw_responses(policy, train, plugins, here), train, ctx)
+        pairs = select_comparisons(drawn, models, plugins, here)
         if not len(held_out):
             return pairs
-        return concatenate_datasets([pairs, collect(policy, held_out, ctx, "held-out preferences")])
+        measured = own_responses(policy, held_out, ctx, "held-out preferences")
+        return concatenate_datasets([pairs, comparisons_of(measured, held_out, ctx)])
 
-    kept = (s.directory.path / s.name(f"cache-{WAITING}")).exists()
-    pairs = s.cached(WAITING, draw) if kept else draw()
+    def kept(make: Callable[[], Dataset]) -> Dataset:
+        return s.directory.cached(name, make, save_data, load_data)  # with what waits for a row
+
+    name = s.name(f"cache-{WAITING}")
+    pairs = kept(draw) if (s.directory.path / name).exists() else draw()
     meta = collect_meta(policy, train, count, ctx) if count else None
     try:
         labelled = label(pairs, plugins, ctx)
     except Pause:  # another draw might differ, on another device, from what people see
-        s.cached(WAITING, lambda: pairs)
+        kept(lambda: pairs)
         raise
     s.log_actions("preferences")
     first = len(pairs) - len(held_out) * math.comb(s.config.preferences.responses, 2)
@@ -85,10 +92,14 @@ def training_data(s: Session, preferences: Pairs) -> Dataset:
     return data
 
 
-def _ask(s: Session, hook: str, kind: type | UnionType, expected: str, **arguments: Any) -> Any:
-    """The answer of the hook's owner; UserError, naming it, where it is not of this kind."""
-    answer = s.plugins.one(hook, **arguments)
-    if not isinstance(answer, kind):
+def _ask(s: Session, hook: str, kind: type | tuple[type, ...], expected: str, **given: Any) -> Any:
+    """The answer of the hook's owner; UserError, naming it, where it is not of this kind.
+
+    A subclass of Policy is none: the run copies and saves the language model alone.
+    """
+    answer = s.plugins.one(hook, **given)
+    subclass = isinstance(answer, Policy) and type(answer) is not Policy
+    if subclass or not isinstance(answer, kind):
         fault = f"answered a {type(answer).__name__}, expected {expected}"
         raise wrong(s.plugins.owners[hook], hook, fault)
     return answer
@@ -105,7 +116,8 @@ def train_reward_model(s: Session, data: Dataset, pairs: Preferences) -> Reward:
         if "train_rm" in s.plugins.owners:
             given = {"fit": fit, "initial": start, "data": data, "ctx": ctx}
             model = _ask(s, "train_rm", RewardModel, "a RewardModel", **given)
-            s.plugins.acted(s.plugins.owners["train_rm"], "train_rm", fit.updates)
+            far = distance(model.model, start.model)
+            s.plugins.acted(s.plugins.owners["train_rm"], "train_rm", far)
         else:
             model = fit(start, data)
         calibrate(s, model, data, pairs.held_out)
@@ -170,30 +182,12 @@ def load_combined(
     return reward
 
 
-@torch.no_grad()
-def fingerprint(model: nn.Module) -> list[float]:
-    """Sum and norm of every parameter, in float64: they tell changed weights, without a copy."""
-    found = [
-        fact
-        for p in model.parameters()
-        for fact in (p.sum(dtype=torch.float64), torch.linalg.vector_norm(p, dtype=torch.float64))
-    ]
-    return torch.stack(found).tolist()
-
-
 def initial_policy(s: Session, history: PolicyHistory) -> PolicyHandle:
     """pi_k_init, as a handle; a policy made for it gets its name when it is saved."""
     owner = s.plugins.owners["init_policy"]
-    before = fingerprint(s.sft_policy.lm)
-    wanted = "a policy or one of the history's handles"
-    kinds = Policy | PolicyHandle
-    answer = _ask(s, "init_policy", kinds, wanted, history=history, ctx=s.ctx)
-    if fingerprint(s.sft_policy.lm) != before:
-        fault = (
-            "changed the weights of the SFT policy, which it is given to read; change a copy, as "
-            "`policy.copy()` makes it"
-        )
-        raise wrong(owner, "init_policy", fault)
+    wanted = "an ostinato.Policy or one of the history's handles"
+    given = {"history": history, "ctx": s.ctx}
+    answer = _ask(s, "init_policy", (Policy, PolicyHandle), wanted, **given)
     made = answer.load() if isinstance(answer, PolicyHandle) else answer.to(s.backend.device)
     s.plugins.acted(owner, "init_policy", distance(made.lm, s.sft_policy.lm))
     s.log_actions("policy_init")
@@ -231,9 +225,12 @@ def train_policy(
     name, prompts = s.name("policy"), s.prompts.rl
     optimise = PolicyTrainer(s.plugins, s.ctx, s.directory, name, prompts, s.log, record, latest)
     if "train_policy" in s.plugins.owners:
-        given = {"optimise": optimise, "initial": start, "reward_model": reward, "ctx": s.ctx}
-        policy: Policy = _ask(s, "train_policy", Policy, "a Policy", **given)
-        s.plugins.acted(s.plugins.owners["train_policy"], "train_policy", optimise.updates)
+        own = prompts.take(range(len(prompts)))  # its lists are not the run's
+        given = {"initial": start, "reward_model": reward, "data": data, "prompts": own}
+        given |= {"optimise": optimise, "ctx": s.ctx}
+        policy: Policy = _ask(s, "train_policy", Policy, "an ostinato.Policy", **given)
+        far = distance(policy.lm, start.lm)
+        s.plugins.acted(s.plugins.owners["train_policy"], "train_policy", far)
     else:
         policy = optimise(start, reward)
     s.log_actions("policy")  # of train_policy, and of the last evaluation

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ostinato.models.loading import prompt_texts
+from ostinato.models.loading import padded, prompt_texts
 
 Texts = Sequence[str]
 
@@ -27,6 +27,18 @@ class Samples:
     finished: Tensor  # (B,) the stop token came
     texts: Sequence[str] | None = None  # prompts before they became tokens, where that is known
     logprobs: Tensor | None = None  # (B, T) of the draws, where their logits were reshaped
+
+    @classmethod
+    def of(cls, tokenizer: Any, data: Mapping[str, Any], side: str) -> Samples:
+        """The responses of one side of comparisons: first, second, chosen or rejected."""
+        pad, prompts, answers = (
+            tokenizer.pad_token_id,
+            data["prompt_ids"][:],
+            data[f"{side}_ids"][:],
+        )
+        finished = torch.tensor(data[f"{side}_finished"][:])
+        padded_rows = *padded(prompts, pad, left=True), *padded(answers, pad)
+        return cls(tokenizer, *padded_rows, finished, data["prompt"][:])
 
     def __len__(self) -> int:
         return len(self.prompt_ids)

@@ -77,9 +77,13 @@ def follow(anchor: nn.Module, model: nn.Module, rate: float) -> None:
 
 @torch.no_grad()
 def distance(a: nn.Module, b: nn.Module) -> float:
-    """Euclidean distance of two models' parameters, all together, tied ones once."""
-    pairs = zip(a.parameters(), b.parameters(), strict=True)
-    return math.sqrt(sum(float((x - y).square().sum()) for x, y in pairs))
+    """Euclidean distance of two models' parameters, all together, tied ones once.
+
+    What only one of them has, or has in another shape, is left out: a head that was replaced.
+    """
+    theirs = dict(b.named_parameters())
+    both = [(p, theirs[name]) for name, p in a.named_parameters() if name in theirs]
+    return math.sqrt(sum(float((x - y).square().sum()) for x, y in both if x.shape == y.shape))
 
 
 def _slerp(t: float, origin: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from datasets import Dataset
 
 from distributions import offered, plugin
 from ostinato import UserError, swapped
@@ -14,12 +13,13 @@ from ostinato.config.draws import Draws
 from ostinato.config.sections import GoldSection
 from ostinato.data.preferences import (
     Preferences,
-    collect,
     collect_meta,
-    combine_data,
+    comparisons_of,
+    draw_responses,
     label,
+    own_responses,
     prompts_for,
-    refine_data,
+    select_comparisons,
     write_arrow,
 )
 from ostinato.models.policy import Policy
@@ -50,6 +50,10 @@ def world(kit):
     return ctx, policy, PromptSet(list(range(10, 16)), WORDS, tokens)
 
 
+def collect(policy, prompts, ctx, purpose):
+    return comparisons_of(own_responses(policy, prompts, ctx, purpose), prompts, ctx)
+
+
 def test_every_pair_of_responses_is_a_comparison(world):
     ctx, policy, prompts = world
     ctx = replace(ctx, config=ctx.config.model_copy(deep=True))
@@ -58,8 +62,8 @@ def test_every_pair_of_responses_is_a_comparison(world):
     assert len(data) == 6 * 3
     assert data["group"][:] == [g for g in range(6) for _ in range(3)]
     assert data["prompt_id"][:3] == [10, 10, 10]
-    pairs = list(zip(data["first_index"][:3], data["second_index"][:3], strict=True))
-    assert pairs == [(0, 1), (0, 2), (1, 2)]
+    pairs = list(zip(data["first_id"][3:6], data["second_id"][3:6], strict=True))
+    assert pairs == [("1:11:0", "1:11:1"), ("1:11:0", "1:11:2"), ("1:11:1", "1:11:2")]
     for row in data:
         for side in ("first", "second"):
             ids, done = row[f"{side}_ids"], row[f"{side}_finished"]
@@ -67,9 +71,9 @@ def test_every_pair_of_responses_is_a_comparison(world):
             assert policy.tokenizer.decode(ids, skip_special_tokens=True) == row[side]
             assert row[f"{side}_gold"] == len(row[side])
         assert row["prompt_ids"] == prompts.tokens[row["group"]]
-    one = {(r["group"], r["first_index"]): r["first"] for r in data}
-    same = [r["second"] == one.get((r["group"], r["second_index"]), r["second"]) for r in data]
-    assert all(same)
+    one = {r["first_id"]: r["first"] for r in data}
+    assert len(one) == 6 * 2
+    assert all(r["second"] == one.get(r["second_id"], r["second"]) for r in data)
 
 
 def test_pairs_alone_are_drawn_from_a_nucleus(world):
@@ -169,6 +173,130 @@ def test_fresh_prompts_are_redrawn_and_never_held_out(world):
     assert all(set(t.ids) <= {10, 11, 12, 13} and len(set(t.ids)) == 3 for t, _ in drawn)
 
 
+# --- Which responses, and which pairs -------------------------------------------------------------
+
+
+def other(self, policy, prompts, ctx):
+    """Two responses a prompt by another purpose than the core's."""
+    return own_responses(policy, prompts, ctx, "mine")
+
+
+def test_the_owner_draws_what_is_compared(kit, world, monkeypatch):
+    ctx, policy, prompts = world
+    one = active(kit, monkeypatch, draw_responses=other)
+    made = draw_responses(policy, prompts, one, ctx)
+    mine, own = (own_responses(policy, prompts, ctx, p) for p in ("mine", "preferences"))
+    assert made.responses == mine.responses
+    assert made.prompts == [word for word in WORDS for _ in range(2)]
+    differ = [a != b for a, b in zip(mine.tokens[1], own.tokens[1], strict=True)]
+    assert sum(differ) > 0
+    assert one.taken_actions() == {"made.draw_responses": sum(differ) / 12}
+    data = comparisons_of(made, prompts, ctx)
+    assert (data["first_id"][1], data["second_id"][1]) == ("1:11:0", "1:11:1")
+
+
+def test_an_owner_that_draws_as_the_core_does_has_done_nothing(kit, world, monkeypatch):
+    ctx, policy, prompts = world
+
+    def same(self, policy, prompts, ctx):
+        prompts.ids.clear()  # its own copy of the lists
+        return own_responses(policy, world[2], ctx, "preferences")
+
+    one = active(kit, monkeypatch, draw_responses=same)
+    made = draw_responses(policy, prompts, one, ctx)
+    nobody = kit.make().plugins
+    assert made.tokens == draw_responses(policy, prompts, nobody, ctx).tokens
+    assert one.taken_actions() == {"made.draw_responses": 0.0}
+    assert nobody.taken_actions() == {}
+    assert prompts.ids == list(range(10, 16))
+
+
+def finished(samples, value):
+    return replace(samples, finished=torch.full_like(samples.finished, value))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.responses, "a list, expected ostinato.Samples"),
+        (
+            lambda s: s.rows(torch.arange(11)),
+            "11 responses, expected 2 for each of the 6 prompts, side by side",
+        ),
+        (
+            lambda s: s.rows(
+                torch.arange(12).view(6, 2).T.flatten()
+            ),  # all firsts, then all seconds
+            "in row 1 a response to another prompt, expected 2 for each of the 6 prompts, side by "
+            "side",
+        ),
+        (
+            lambda s: replace(s, mask=torch.zeros_like(s.mask)),
+            "in row 0 a response without a token",
+        ),
+        (
+            lambda s: finished(s, True),
+            r"in row \d+ a response that is finished and ends with token",
+        ),
+    ],
+)
+def test_drawn_responses_are_checked(kit, world, monkeypatch, change, message):
+    ctx, policy, prompts = world
+    made = lambda self, policy, prompts, ctx: change(other(self, policy, prompts, ctx))  # noqa: E731
+    one = active(kit, monkeypatch, draw_responses=made)
+    with pytest.raises(UserError, match=f"'draw_responses' answered {message}"):
+        draw_responses(policy, prompts, one, ctx)
+
+
+def test_selections_go_in_order_and_count_what_they_leave_out(kit, world, monkeypatch):
+    ctx, policy, prompts = world
+    pairs = collect(policy, prompts, ctx, "preferences")
+    models = [object(), object()]
+    seen = []
+
+    def keep(*rows):
+        def select_comparisons(self, comparisons, reward_models):
+            seen.append((len(comparisons), reward_models))
+            return comparisons.select(rows)
+
+        return plugin(select_comparisons=select_comparisons)
+
+    offered(monkeypatch, keep(5, 0, 2, 3), "first")
+    offered(monkeypatch, keep(1, 0), "second")
+    one = kit.make("first", "second").plugins
+    made = select_comparisons(pairs, models, one, ctx)
+    assert made.to_list() == [pairs[0], pairs[5]]
+    assert seen == [(6, models), (4, models)]
+    wanted = {"first.select_comparisons": 2.0, "second.select_comparisons": 2.0}
+    assert one.taken_actions() == wanted
+    assert select_comparisons(pairs, models, kit.make().plugins, ctx) is pairs
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.select([]), "answered no rows"),
+        (lambda d: d.to_list(), "answered no rows"),
+        (lambda d: d.select([0, 3, 0]), "answered row 2, which it was not given, or twice"),
+        (
+            lambda d: d.map(lambda row: {"second": "x" + row["second"]}),
+            "answered row 0, which it was not given, or twice",
+        ),
+        (
+            lambda d: d.add_column("votes", [1] * 6),
+            "answered row 0, which it was not given, or twice",
+        ),
+        (lambda d: d.remove_columns("first_id"), "answered row 0, which it was not given"),
+    ],
+)
+def test_selections_are_checked(kit, world, monkeypatch, change, message):
+    ctx, policy, prompts = world
+    pairs = collect(policy, prompts, ctx, "preferences")
+    one = active(kit, monkeypatch, select_comparisons=lambda self, comparisons: change(comparisons))
+    with pytest.raises(UserError, match=f"plugin 'made': hook 'select_comparisons' {message}"):
+        select_comparisons(pairs, [], one, ctx)
+
+
 # --- Labels ---------------------------------------------------------------------------------------
 
 
@@ -187,7 +315,7 @@ def test_the_preferred_response_becomes_chosen_with_all_its_columns(kit, world, 
     for row, before, p in zip(data, pairs, wanted, strict=True):
         sides = ("first", "second") if p >= 0.5 else ("second", "first")
         for new, old in zip(("chosen", "rejected"), sides, strict=True):
-            for column in ("", "_ids", "_finished", "_index", "_gold"):
+            for column in ("", "_ids", "_finished", "_id", "_gold"):
                 assert row[f"{new}{column}"] == before[f"{old}{column}"]
         assert row["label"] == pytest.approx(max(p, 1 - p))
         assert (row["margin"], row["weight"]) == (0.0, 1.0)
@@ -210,9 +338,6 @@ def test_wrong_labels_are_one_sentence(kit, world, monkeypatch, answer, message)
         label(pairs, one, ctx)
 
 
-# --- D_k ------------------------------------------------------------------------------------------
-
-
 def test_swapped_exchanges_every_column_of_the_sides(comparisons):
     data = comparisons(4).add_column("chosen_extra", list("abcd"))
     data = data.add_column("rejected_extra", list("wxyz"))
@@ -227,57 +352,6 @@ def test_swapped_exchanges_every_column_of_the_sides(comparisons):
             assert row[column] == before[other]
     assert made.features == data.features
     assert swapped(made, [True, False, True, False]).to_dict() == data.to_dict()
-
-
-def test_combined_data_without_rows_or_columns_is_refused(kit, comparisons, monkeypatch):
-    data = comparisons(4)
-    for change, message in (
-        (lambda d: d.select([]), "answered no rows"),
-        (lambda d: d.remove_columns(["weight"]), "lost the column weight"),
-    ):
-        given = change(data)
-
-        def combine(self, datasets):
-            return given  # noqa: B023
-
-        one = active(kit, monkeypatch, combine_data=combine)
-        with pytest.raises(UserError, match=f"plugin 'made': hook 'combine_data' {message}"):
-            combine_data([data], one, kit.make().ctx)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda d: d.select([]), r"should answer 1\.\.4 rows"),
-        (lambda d: Dataset.from_list([*d, *d]), r"should answer 1\.\.4 rows"),
-        (lambda d: d.remove_columns(["label"]), "lost the column label"),
-        (
-            lambda d: Dataset.from_dict(d.to_dict() | {"margin": [float("inf")] * 4}),
-            "made margin not finite",
-        ),
-        (
-            lambda d: Dataset.from_dict(d.to_dict() | {"weight": [0.0] * 4}),
-            "made every weight 0",
-        ),
-        (
-            lambda d: d.add_column("votes", [1, 2, 3, 4]),
-            "added column 'votes', which the plugin does not declare in `provides`",
-        ),
-    ],
-)
-def test_refinements_are_checked(kit, comparisons, monkeypatch, change, message):
-    one = active(kit, monkeypatch, refine_data=lambda self, data: change(data))
-    with pytest.raises(UserError, match=f"plugin 'made': hook 'refine_data' {message}"):
-        refine_data(comparisons(4), one, kit.make().ctx)
-
-
-def test_the_magnitude_of_a_refinement_is_the_rows_that_it_changed(kit, comparisons, monkeypatch):
-    def refine(self, data):
-        return Dataset.from_dict(data.to_dict() | {"weight": [1.0, 2.0, 1.0, 3.0]})
-
-    one = active(kit, monkeypatch, refine_data=refine)
-    refine_data(comparisons(4), one, kit.make().ctx)
-    assert one.taken_actions() == {"made.refine_data": 2.0}
 
 
 # --- Files ----------------------------------------------------------------------------------------

@@ -37,14 +37,14 @@ def trained(
     kit = policies.make(plugins=["ppo", *plugins], rl=SMALL, evaluation={"every": 2})
     seen: list[tuple[int, dict[str, torch.Tensor]]] = []
     optimise = kit.engine(PROMPTS, lambda policy, step: seen.append((step, weights(policy))))
-    log, after = optimise.log, []
+    log, after = optimise.write, []
 
     def logged(kind: str, **row: Any) -> Any:
         if kind == "policy":
             after.append(weights(optimise.watched))
         return log(kind, **row)
 
-    optimise.log = logged
+    optimise.write = logged
     initial = kit.word_policy()
     copy = initial.copy
     initial.copy = lambda: setattr(optimise, "watched", copy()) or optimise.watched

@@ -42,11 +42,7 @@ def test_a_group_is_one_iterations_whatever_its_number(kit, comparisons):
     """Each iteration counts its prompts from 0: equal numbers are no reason to stand together."""
     one = kit.make()
     model = one.initial()
-    rounds = [comparisons(4, seed=k, responses=3) for k in (1, 2, 3)]
-    rounds = [
-        data.remove_columns("iteration").add_column("iteration", [k] * len(data))
-        for k, data in enumerate(rounds, start=1)
-    ]
+    rounds = [comparisons(4, seed=k, responses=3, iteration=k) for k in (1, 2, 3)]
     data = concatenate_datasets(rounds)
     batch = one.batch(data, model)
     assert batch.group.bincount().tolist() == [3] * 12

@@ -77,8 +77,8 @@ def test_an_init_policy_that_changes_the_sft_policy_is_refused(session, change):
     with pytest.raises(UserError) as caught:
         initial(s)
     assert str(caught.value) == (
-        "plugin 'made': hook 'init_policy' changed the weights of the SFT policy, which it is "
-        "given to read; change a copy, as `policy.copy()` makes it"
+        "plugin 'made': hook 'init_policy' changed the weights of the SFT policy in place, which "
+        "it is given to read; change a copy"
     )
 
 
@@ -87,8 +87,8 @@ def test_an_init_policy_of_another_kind_is_refused(session):
     with pytest.raises(UserError) as caught:
         initial(s)
     assert str(caught.value) == (
-        "plugin 'made': hook 'init_policy' answered a str, expected a policy or one of the "
-        "history's handles"
+        "plugin 'made': hook 'init_policy' answered a str, expected an ostinato.Policy or one "
+        "of the history's handles"
     )
 
 
@@ -107,7 +107,7 @@ def test_a_trained_model_of_another_kind_is_refused(session, monkeypatch):
     with pytest.raises(UserError) as caught:
         stages.train_policy(s, s.sft, None, None, None)
     assert str(caught.value) == (
-        "plugin 'made': hook 'train_policy' answered a dict, expected a Policy"
+        "plugin 'made': hook 'train_policy' answered a dict, expected an ostinato.Policy"
     )
 
 
@@ -222,7 +222,7 @@ def test_held_out_pairs_and_meta_responses_are_of_prompts_of_their_own(tmp_path)
     config = load_config("toy", settings)
     with Session(config, check(config, "toy"), tmp_path / "run") as s:
         s.begin(1)
-        made = stages.gather(s, s.sft_policy)
+        made = stages.gather(s, s.sft_policy, [])
         ids, texts = s.prompts.preference.ids, s.prompts.preference.texts
     assert made.train["prompt_id"][:] == [i for i in ids[:7] for _ in range(3)]
     assert made.held_out["prompt_id"][:] == [i for i in ids[-5:] for _ in range(3)]

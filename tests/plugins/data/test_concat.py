@@ -13,8 +13,7 @@ def test_every_pair_so_far_once_and_in_order(kit, comparisons):
 def test_groups_of_two_iterations_stay_apart(kit, comparisons):
     """Both number their groups from 0: a batch must not take them for one prompt's responses."""
     one = kit.make("concat")
-    later = comparisons(2, seed=1)
-    later = later.remove_columns("iteration").add_column("iteration", [2, 2])
+    later = comparisons(2, seed=1, iteration=2)
     made = one.plugins.one("combine_data", datasets=[comparisons(2), later], ctx=one.ctx)
     batch = one.batch(made, one.initial())
     assert batch.group.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]

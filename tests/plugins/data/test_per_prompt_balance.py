@@ -17,11 +17,6 @@ def balanced(kit, data):
     return one.plugins.call("per_prompt_balance", "refine_data", data=data, ctx=one.ctx)
 
 
-def in_iteration(data, iteration):
-    table = data.to_dict() | {"iteration": [iteration] * len(data)}
-    return data.from_dict(table, features=data.features)
-
-
 @pytest.mark.parametrize("k", [2, 3, 5])
 def test_one_over_k_choose_2(kit, comparisons, k):
     data = comparisons(4, responses=k)
@@ -33,8 +28,8 @@ def test_one_over_k_choose_2(kit, comparisons, k):
 
 def test_rows_that_are_left_count_and_weights_multiply(kit, comparisons):
     """Of two iterations with equal group numbers; one lost a comparison to another plugin."""
-    whole = comparisons(2, responses=3)  # 3 comparisons a group
-    data = concatenate_datasets([whole, in_iteration(whole, 2).select([0, 1, 3, 4, 5])])
+    first, second = (comparisons(2, responses=3, iteration=k) for k in (1, 2))  # 3 a group
+    data = concatenate_datasets([first, second.select([0, 1, 3, 4, 5])])
     weight = np.random.default_rng(0).uniform(0.5, 2, len(data))
     data = data.from_dict(data.to_dict() | {"weight": weight.tolist()}, features=data.features)
     count = np.array([3] * 6 + [2, 2] + [3] * 3)
@@ -43,8 +38,8 @@ def test_rows_that_are_left_count_and_weights_multiply(kit, comparisons):
 
 def test_the_loss_is_the_mean_over_prompts(kit, comparisons):
     """Of batches with unequal prompts: the mean over prompts of the mean over their pairs."""
-    three = comparisons(3, seed=1, responses=3)
-    data = concatenate_datasets([in_iteration(three, 2), comparisons(3, seed=2, responses=5)])
+    three = comparisons(3, seed=1, responses=3, iteration=2)
+    data = concatenate_datasets([three, comparisons(3, seed=2, responses=5)])
     made, one = balanced(kit, data), kit.make(updates=1, batch=64)
     start = one.initial()
     one.trainer()(start, made)
@@ -63,9 +58,9 @@ def test_effect_prompts_with_many_pairs_do_not_dominate(kit, comparisons):
     8 prompts with 15 pairs each say that b's are good, 40 prompts with one pair each that a's are.
     Counted by pairs the first win, counted by prompts the second.
     """
-    many = comparisons(8, seed=1, responses=6)
+    many = comparisons(8, seed=1, responses=6, iteration=2)
     many = swapped(many, [True] * len(many))
-    data = concatenate_datasets([in_iteration(many, 2), comparisons(40, seed=2)])
+    data = concatenate_datasets([many, comparisons(40, seed=2)])
     held, right = comparisons(64, seed=50), []
     for train in (data, balanced(kit, data)):
         one = kit.make(batch=32, updates=60, lr=1e-2)

@@ -13,11 +13,8 @@ from ostinato.engine.session import check
 
 def sets(comparisons, count, prompts=12, responses=2):
     """``count`` iterations over the same prompts."""
-    made = [comparisons(prompts, seed=k, responses=responses) for k in range(count)]
-    return [
-        data.remove_columns("iteration").add_column("iteration", [k + 1] * len(data))
-        for k, data in enumerate(made)
-    ]
+    given = {"responses": responses}
+    return [comparisons(prompts, seed=k, iteration=k + 1, **given) for k in range(count)]
 
 
 def sampled(kit, data, mode, seed=0):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ostinato import UserError
-from ostinato.data.preferences import refine_data
+from ostinato.data.training import refine_data
 
 EFFECT = {"batch": 16, "epochs": 6, "lr": 1e-2}  # small models need more than the default epoch
 

@@ -423,12 +423,12 @@ def test_the_pairs_that_people_see_are_not_drawn_again(whole, tmp_path, monkeypa
         ostinato.run(PEOPLE, out, SMALL)
     give_labels(out)
 
-    def another(policy, prompts, ctx, purpose):
+    def another(samples, prompts, ctx):
         assert ctx.iteration > 1, "the pairs of iteration 1 were drawn again"
-        return collect(policy, prompts, ctx, purpose)
+        return made(samples, prompts, ctx)
 
-    collect = stages.collect
-    monkeypatch.setattr(stages, "collect", another)
+    made = stages.comparisons_of
+    monkeypatch.setattr(stages, "comparisons_of", another)
     _, pauses = live(out)
     assert pauses == 1
     assert differing(outcome(out), whole[0]) == []

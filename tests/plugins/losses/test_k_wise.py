@@ -225,10 +225,8 @@ def test_the_loss_is_the_mean_over_rankings_and_no_group_is_split(kit, compariso
 
 def test_with_balance_each_ranking_counts_once_whatever_its_length(kit, comparisons):
     """Without it a ranking counts by its comparisons: here 3 against 10."""
-    five = comparisons(2, seed=1, responses=5).to_dict()
-    five = {**five, "iteration": [2] * len(five["label"])}
-    three = comparisons(2, seed=2, responses=3)
-    data, found = concatenate_datasets([three, three.from_dict(five, three.features)]), {}
+    three, five = (comparisons(2, seed=k, responses=n, iteration=k) for n, k in ((3, 1), (5, 2)))
+    data, found = concatenate_datasets([three, five]), {}
     for plugins in (("k_wise",), ("k_wise", "per_prompt_balance")):
         one = kit.make(*plugins, updates=1, batch=64)
         made, start = data, one.initial()
