@@ -45,7 +45,7 @@ def test_the_anchor_is_the_moving_average_in_closed_form(policies, function_rewa
     before = float64(initial)
     loss = kit.plugins["ppo"].instance.loss
     monkeypatch.setattr(
-        kit.plugins["ppo"].instance, "loss", lambda b, o: (batches.append(b), loss(b, o))[1]
+        kit.plugins["ppo"].instance, "loss", lambda b, o, c: (batches.append(b), loss(b, o, c))[1]
     )
 
     def watching(engine):
