@@ -15,6 +15,7 @@ from ostinato.contract.batches import PolicyHandle, PolicyHistory
 from ostinato.engine import stages
 from ostinato.engine.session import Session, check
 from ostinato.models.policy import Policy
+from ostinato.models.prompts import PromptSet
 from ostinato_worlds.toy import POLICY
 
 
@@ -97,7 +98,7 @@ def test_a_trained_model_of_another_kind_is_refused(session, monkeypatch):
     s.log = s.tokenizer = s.draws = s.directory = s.ruler = None
     s.tell = lambda *args, **data: None
     s.initial_reward_model = SimpleNamespace(with_head=lambda draws, purpose: None)
-    s.prompts = SimpleNamespace(evaluation=None, rl=None)
+    s.prompts = SimpleNamespace(evaluation=None, rl=PromptSet([], [], []))
     with pytest.raises(UserError) as caught:
         stages.train_reward_model(s, None, SimpleNamespace(meta=None))
     assert str(caught.value) == (
@@ -221,7 +222,7 @@ def test_held_out_pairs_and_meta_responses_are_of_prompts_of_their_own(tmp_path)
     settings += ["prompts.preference=7", "prompts.held_out=5", "plugins.metarm.responses=4"]
     config = load_config("toy", settings)
     with Session(config, check(config, "toy"), tmp_path / "run") as s:
-        s.begin(1)
+        s.begin(1, PolicyHistory(s.sft))
         made = stages.gather(s, s.sft_policy, [])
         ids, texts = s.prompts.preference.ids, s.prompts.preference.texts
     assert made.train["prompt_id"][:] == [i for i in ids[:7] for _ in range(3)]
