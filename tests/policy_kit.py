@@ -59,22 +59,9 @@ class FunctionReward(Reward):
     def __init__(self, function: Callable[[Samples], Tensor | Scores]) -> None:
         self.function = function
 
-    @property
-    def members(self) -> list[Any]:
-        return []
-
-    def score_samples(self, samples: Samples) -> Scores:
+    def scores(self, samples: Samples) -> Scores:
         score = self.function(samples)
-        return score if isinstance(score, Scores) else Scores(score, score[:, None, None])
-
-    def score_text(self, *_: Any) -> Scores:
-        raise AssertionError("the engine scores tokens")
-
-    def save(self, folder: Any) -> None:
-        raise AssertionError("never saved")
-
-    def to(self, device: torch.device) -> FunctionReward:
-        return self
+        return score if isinstance(score, Scores) else Scores(score)
 
 
 class NoDirectory:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ostinato.data.prompts import read_rows as read_rows
     from ostinato.loop import Run as Run
     from ostinato.loop import run as run
+    from ostinato.models.functions import reward as reward
     from ostinato.models.loading import padded as padded
     from ostinato.models.loading import prompt_tokens as prompt_tokens
     from ostinato.models.loading import response_tokens as response_tokens
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ostinato.models.prompts import PromptSet as PromptSet
     from ostinato.models.reward import Reward as Reward
     from ostinato.models.reward import combine as combine
+    from ostinato.models.reward import wrapped as wrapped
     from ostinato.models.reward_model import RewardModel as RewardModel
     from ostinato.models.reward_model import trained_reward as trained_reward
     from ostinato.models.ruler import Ruler as Ruler
@@ -70,10 +72,11 @@ _MODULES = {
     "data.preferences": ["swapped"],
     "data.prompts": ["read_rows"],
     "loop": ["Run", "run"],
+    "models.functions": ["reward"],
     "models.loading": ["padded", "prompt_tokens", "response_tokens"],
     "models.policy": ["Policy"],
     "models.prompts": ["PromptSet"],
-    "models.reward": ["Reward", "combine"],
+    "models.reward": ["Reward", "combine", "wrapped"],
     "models.reward_model": ["RewardModel", "trained_reward"],
     "models.ruler": ["Ruler", "calibrated"],
     "models.samples": ["RMOutputs", "Samples", "Scores"],

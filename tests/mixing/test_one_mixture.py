@@ -10,12 +10,13 @@ import ostinato
 from kill_runs import Crash, crash_at, differing, outcome
 from mixing import covering, micro
 from ostinato.config.reading import merged
-from ostinato.models.reward_model import MEAN, load_reward
+from ostinato.models.reward_model import MEAN, Reader, load_reward
 from ostinato_plugins.reward_models.brme import BRME
+from text_samples import scored
 
 MIXING = micro.mixing()
 LISTED = covering.fixed_set(MIXING)
-READERS = {**MEAN, "brme": BRME.read}
+READERS = {**MEAN, "brme": Reader(BRME.read)}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_reward_models_come_back_from_the_run_folder(run):
         logged = [r for r in run.metrics if r["kind"] == "reward_model_trained"][k - 1]
         found = [json.loads(json.dumps(vars(m.calibration))) for m in again.members]
         assert found == logged["calibration"]
-        scores = again.score_text(["the soup :"], ["it was good ."], [True])
+        scores = scored(again, ["the soup :"], ["it was good ."], [True])
         assert scores.parts.shape[:2] == (1, 2)
         assert scores.parts.shape[2] == micro.SETTINGS["brme"]["heads"]
 

@@ -1,9 +1,10 @@
-"""Errors that a person can cause, and the pause that a labeller may ask for."""
+"""Errors that a person can cause, whom they are laid to, and the pause that a labeller asks for."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -16,6 +17,16 @@ class NonFiniteError(UserError):
 
 class Pause(Exception):
     """Raised by a hook that waits for people: the run is kept, exit status 3, and goes on later."""
+
+
+@contextmanager
+def blamed(plugin: str, what: str) -> Iterator[None]:
+    """Note on an error in whose code it arose: the command says it."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        error.add_note(f"in plugin '{plugin}', {what}")
+        raise
 
 
 def closest(name: str, valid: Iterable[str]) -> str:

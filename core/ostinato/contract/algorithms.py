@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ostinato.config.errors import UserError
+from ostinato.config.errors import UserError, blamed
 from ostinato.config.sections import RLSection
-from ostinato.contract.answers import blamed, terms_fault
+from ostinato.contract.answers import terms_fault
 from ostinato.contract.batches import PolicyOutputs, Rollout
 from ostinato.contract.context import Context
 from ostinato.contract.guards import watched

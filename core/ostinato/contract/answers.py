@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -16,16 +15,6 @@ from ostinato.contract.hookspecs import KEEP, STOP
 def wrong(plugin: str, hook: str, fault: str) -> UserError:
     """The error of a plugin whose hook did or answered what it may not."""
     return UserError(f"plugin '{plugin}': hook '{hook}' {fault}")
-
-
-@contextmanager
-def blamed(plugin: str, what: str) -> Iterator[None]:
-    """Note on an error in whose code it arose: the command says it."""
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        error.add_note(f"in plugin '{plugin}', {what}")
-        raise
 
 
 def check_answer(plugin: str, hook: str, answer: Any, arguments: Mapping[str, Any]) -> None:

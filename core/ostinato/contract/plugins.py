@@ -7,19 +7,34 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ostinato.config.errors import UserError
+from ostinato.config.errors import UserError, blamed
 from ostinato.config.sections import plugin_name
 from ostinato.contract.activation import Active, activate_one
-from ostinato.contract.answers import blamed, check_answer, wrong
+from ostinato.contract.answers import check_answer, wrong
 from ostinato.contract.discovery import default_owners
 from ostinato.contract.hookspecs import KINDS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ostinato.models.reward_model import Reader
+
 T = TypeVar("T")
+
+# Who has one of these learns from labels; so does who owns one of LEARNING other than by default.
+LABELLED = {
+    "draw_responses",
+    "meta_update",
+    "refine_data",
+    "rm_loss",
+    "select_comparisons",
+    "train_rm",
+}
+LEARNING = ("combine_data", "preference_loss")
+UNASKED = {*LABELLED, *LEARNING, "label"}  # in a run that learns no reward model
 
 # Columns that the core itself reads. `margin` is there too, but only some losses read it.
 CORE_COLUMNS = {"weight", "label"}
@@ -40,12 +55,14 @@ class Plugins:
         return [a.name for a in self.active if hook in a.hooks]
 
     @property
-    def readers(self) -> dict[str, Callable[..., Any]]:
-        """How the reward models of the run are read: by the mean, or a plugin's ``read``."""
-        from ostinato.models.reward_model import MEAN  # here: plugins are listed without torch
+    def readers(self) -> dict[str, Reader]:
+        """What reads the run's reward models, the mean among it, and is trained with them."""
+        from ostinato.models.reward_model import MEAN, Reader  # plugins are listed without torch
 
-        made = {a.name: getattr(a.instance, "read", None) for a in self.active}
-        return {**MEAN} | {name: read for name, read in made.items() if read}
+        def brought(by: Any) -> Reader:
+            return Reader(*(getattr(by, part, None) for part in ("read", "modules")))
+
+        return {a.name: brought(a.instance) for a in self.active} | {**MEAN}
 
     def __getitem__(self, name: str) -> Active:
         return next(a for a in self.active if a.name == name)
@@ -101,6 +118,22 @@ class Plugins:
         A need is a least value, save ``dropout``: two plugins that need different ones are refused.
         """
         return max((a.needs[key] for a in self.active if a.needs.get(key)), default=None)
+
+    @cached_property
+    def learn_rewards(self) -> bool:
+        """Whether pairs are labelled and reward models trained on them.
+
+        Not where the owner of combine_rm says that R_k is made without (``reward_models = False``)
+        and nobody else learns from labels.
+        """
+        if getattr(self[self.owners["combine_rm"]].instance, "reward_models", True):
+            return True
+        usual = default_owners()
+        return (
+            bool(self.need("reward_models"))
+            or any(LABELLED & set(a.hooks) for a in self.active)
+            or any(self.owners[hook] != usual[hook] for hook in LEARNING)
+        )
 
     @contextmanager
     def aside(self) -> Iterator[None]:

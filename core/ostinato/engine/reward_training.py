@@ -115,16 +115,11 @@ class RewardTrainer:
             set_dropout(model.model, 0.0)
 
     def _add_modules(self, model: RewardModel) -> None:
-        size = model.model.score.in_features
         draws = replace(self.ctx.draws, iteration=0)  # they start the same in every iteration
-        for active in self.plugins.active:
-            make = getattr(active.instance, "modules", None)
-            if make is not None:
-                with draws.forked(self.ctx.purpose(f"modules of {active.name}")):
-                    made = make(size)
-                if active.name in model.plugin_modules:  # trained before, maybe by another process
-                    made.load_state_dict(model.plugin_modules[active.name].state_dict())
-                model.plugin_modules[active.name] = made.to(self.ctx.device)
+        for name, reader in model.readers.items():
+            if reader.modules is not None and name not in model.plugin_modules:  # else trained on
+                with draws.forked(self.ctx.purpose(f"modules of {name}")):
+                    model.plugin_modules[name] = model.new_module(name)
 
     def _total(self, groups: int, per_batch: int, epochs: float | None) -> int:
         settings = self.ctx.config.reward_model

@@ -157,13 +157,12 @@ class Rollouts:
             iteration=ctx.iteration,
             step=ctx.step,
             hidden=scores.hidden,
-            token_score=dense.float().masked_fill(~samples.mask, 0.0),
+            token_score=dense.float(),
         )
         return batch, values.detach(), outputs
 
     def _transformed(self, rewards: RewardBatch, ctx: Context) -> RewardBatch:
-        owner, hook = self.plugins.owners["combine_rm"], "reward_transform"
-        check_finite(rewards.score, f"plugin '{owner}': a reward")
+        hook = "reward_transform"
 
         def check(name: str, before: RewardBatch, after: RewardBatch) -> float:
             if not isinstance(after, RewardBatch):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ostinato.config.draws import Draws
-from ostinato.config.errors import NonFiniteError, UserError
+from ostinato.config.errors import NonFiniteError, UserError, blamed
 from ostinato.config.sections import RewardModelSection
 from ostinato.models.loading import (
     from_checkpoint,
@@ -29,22 +30,33 @@ from ostinato.models.loading import (
     vocabulary_key,
 )
 from ostinato.models.reward import Calibration, Reward, combine, mean_over_members
-from ostinato.models.samples import RMOutputs, Samples, Scores, Texts
+from ostinato.models.samples import RMOutputs, Samples, Scores, Texts, scores_fault
 
 SCORING_BATCH = 256  # responses in one forward pass
 PLUGIN_MODULES = "plugin_modules.safetensors"
 
-# pure: logits (N, outputs), zeros (heads,) to take off the heads, settings by name -> Scores
-Reader = Callable[..., Scores]
+Modules = Mapping[str, nn.Module]  # by plugin name
 
 
-def read_mean(logits: Tensor, zeros: Tensor) -> Scores:
+@dataclass(frozen=True)
+class Reader:
+    """What a plugin brings to reward models: how their outputs are read, what is trained with them.
+
+    ``read`` is pure: logits (N, outputs), zeros (heads,) to take off the heads, the model's modules
+    by plugin name, settings -> Scores. ``modules`` takes the size of the body's states.
+    """
+
+    read: Callable[..., Scores] | None = None
+    modules: Callable[[int], nn.Module] | None = None
+
+
+def read_mean(logits: Tensor, zeros: Tensor, modules: Modules) -> Scores:
     """Every output is a head of its own; the score is their mean. (N, outputs) -> Scores."""
     heads = logits - zeros
     return Scores(heads.mean(-1), heads[:, None, :])
 
 
-MEAN: Mapping[str, Reader] = {"mean": read_mean}
+MEAN: Mapping[str, Reader] = {"mean": Reader(read_mean)}
 
 
 class RewardModel(nn.Module, Reward):
@@ -123,10 +135,46 @@ class RewardModel(nn.Module, Reward):
         scale = facts["calibration"]
         calibration = Calibration(**scale | {"zeros": tuple(scale["zeros"])})
         made = cls(model, tokenizer, readers=readers, **facts | {"calibration": calibration})
-        if (folder / PLUGIN_MODULES).exists():
-            weights = load_file(folder / PLUGIN_MODULES)
-            made.plugin_modules = saved_modules({n: w.clone() for n, w in weights.items()})
+        made._load_modules(folder)
         return made
+
+    def _load_modules(self, folder: Path) -> None:
+        """The plugin modules that were saved, made anew by their plugins.
+
+        Those of plugins that the run does not list, or lists with other settings, serve nothing,
+        and are left out; UserError where the model is read with them.
+        """
+        path = folder / PLUGIN_MODULES
+        saved = load_file(path) if path.exists() else {}
+        for name, reader in self.readers.items():
+            weights = {
+                key.removeprefix(f"{name}."): weight.clone()  # aligned, as if never saved
+                for key, weight in saved.items()
+                if key.startswith(f"{name}.")
+            }
+            if reader.modules is None or not (weights or name == self.reader):
+                continue
+            with Draws(0).forked("loaded modules"):  # drawn, and overwritten at once
+                made = self.new_module(name)
+            try:
+                made.load_state_dict(weights)
+            except RuntimeError:
+                if name == self.reader:
+                    fault = f"are not those that plugin '{name}' makes with its settings here"
+                    raise UserError(f"{path}: the modules in it {fault}") from None
+            else:
+                self.plugin_modules[name] = made
+
+    def new_module(self, name: str) -> nn.Module:
+        """A plugin's module for this model, on its device. UserError where it is none."""
+        make = self.readers[name].modules
+        assert make is not None
+        with blamed(name, "its modules(hidden_size)"):
+            made = make(self.model.score.in_features)
+        if not isinstance(made, nn.Module):
+            fault = f"answered a {type(made).__name__}, expected a torch.nn.Module"
+            raise UserError(f"plugin '{name}': its modules(hidden_size) {fault}")
+        return made.to(self.model.device)
 
     def save(self, folder: Path) -> None:
         """A checkpoint that AutoModelForSequenceClassification loads; it gives raw scores."""
@@ -168,14 +216,27 @@ class RewardModel(nn.Module, Reward):
 
     def _read_with(self, reader: str, settings: Mapping[str, Any] | None) -> None:
         """Raises UserError where the run has no such reader."""
-        if reader not in self.readers:
+        if self.readers.get(reader, Reader()).read is None:
             fault = "which the run does not list or which has no function `read`"
             raise UserError(f"reward model: it is read by plugin '{reader}', {fault}")
         self.reader, self.settings = reader, dict(settings or {})
 
     def read(self, logits: Tensor, zeros: Sequence[float] = (0.0,)) -> Scores:
-        """Raw scores of logits (N, outputs), each head less its zero."""
-        return self.readers[self.reader](logits, logits.new_tensor(zeros), **self.settings)
+        """Raw scores of logits (N, outputs), each head less its zero. Raises UserError."""
+        read = self.readers[self.reader].read
+        assert read is not None
+        modules = dict(self.plugin_modules.items())
+        with blamed(self.reader, "its read") if self.reader != "mean" else nullcontext():
+            found = read(logits, logits.new_tensor(zeros), modules, **self.settings)
+        fault = scores_fault(found, len(logits))
+        if fault is None and (found.parts.shape[1] != 1 or found.token_score is not None):
+            fault = "Scores of several members, or of tokens, expected parts (N, 1, heads)"
+        if fault:
+            raise UserError(f"{self._whose()} answered {fault}")
+        return found
+
+    def _whose(self) -> str:
+        return f"plugin '{self.reader}': its read" if self.reader != "mean" else "a reward model"
 
     @property
     def members(self) -> list[RewardModel]:
@@ -217,48 +278,59 @@ class RewardModel(nn.Module, Reward):
             hidden.float().view(views, rows, -1),
             None if lm_logits is None else lm_logits.view(views, *ids.shape, -1),
             dict(self.plugin_modules.items()),
+            self.model.score.weight,
         )
 
     @torch.no_grad()
-    def raw(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Tensor:
-        """Raw logits (N, outputs) for token ids."""
+    def raw(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Raw logits (N, outputs) and the states (N, D) that they are made of, for token ids."""
         found = []
         for start in range(0, len(prompts), SCORING_BATCH):
             part = slice(start, start + SCORING_BATCH)
             ids, mask, _ = self.joined(prompts[part], responses[part])
-            found.append(self(ids, mask).logits[0])
-        return torch.cat(found)
+            found.append(self(ids, mask))
+        return _joined(found)
 
     def critic(self) -> tuple[nn.Module, nn.Linear]:
         """Copies of the body and of the head: a value model whose values start as scores.
 
         The value at a token is the calibrated score of the text up to it: the head is rescaled. Of
-        a reader that weighs its heads it is the plain mean of them, which is linear.
+        a reader that weighs its heads it is the plain mean of them, made linear around logits of 0.
         """
         with torch.enable_grad():
             at = self.model.score.weight.new_zeros(1, len(self.model.score.weight)).requires_grad_()
             offset = self._scores(at).parts.mean()
-            (slope,) = torch.autograd.grad(offset, at)  # (1, outputs): parts are linear in logits
+            (slope,) = torch.autograd.grad(offset, at)  # (1, outputs)
         head = nn.Linear(self.model.score.in_features, 1, device=at.device)
         head.weight = nn.Parameter(slope @ self.model.score.weight.detach())
         nn.init.constant_(head.bias, offset.item())
         return copy.deepcopy(self.model.base_model), head
 
-    def _scores(self, logits: Tensor) -> Scores:
+    def _scores(self, logits: Tensor, hidden: Tensor | None = None) -> Scores:
         if not bool(logits.isfinite().all()):
             raise NonFiniteError("a reward model's score is not finite")
         scale = self.calibration
         raw = self.read(logits, scale.zeros)
-        std = None if raw.part_std is None else raw.part_std / scale.unit
-        return Scores((raw.score - scale.mean) / scale.unit, raw.parts / scale.unit, std)
+        return Scores(
+            (raw.score - scale.mean) / scale.unit,
+            raw.parts / scale.unit,
+            None if raw.part_std is None else raw.part_std / scale.unit,
+            hidden[:, None] if raw.hidden is None and hidden is not None else raw.hidden,
+        )
 
-    def score_samples(self, samples: Samples) -> Scores:
+    def scores(self, samples: Samples) -> Scores:
         """Calibrated; straight from the policy's tokens where the vocabularies agree."""
-        return self._scores(self.logits(samples))
+        return self._scores(*self.outputs(samples))
 
-    @torch.no_grad()
     def logits(self, samples: Samples) -> Tensor:
         """Raw logits (N, outputs) of samples."""
+        return self.outputs(samples)[0]
+
+    @torch.no_grad()
+    def outputs(self, samples: Samples) -> tuple[Tensor, Tensor]:
+        """Raw logits (N, outputs) of samples, and the states (N, D) that they are made of."""
         if vocabulary_key(samples.tokenizer) != self.key:
             finished = samples.finished.tolist()
             return self.raw(*self.encode(samples.prompts, samples.responses, finished))
@@ -266,29 +338,21 @@ class RewardModel(nn.Module, Reward):
         mask = torch.cat([samples.prompt_mask, samples.mask], dim=1)
         if bool(samples.prompt_mask.all()) and ids.shape[1] <= self.max_tokens:  # no repacking
             parts = zip(ids.split(SCORING_BATCH), mask.split(SCORING_BATCH), strict=True)
-            return torch.cat([self(i, m).logits[0] for i, m in parts])
+            return _joined([self(i, m) for i, m in parts])
         return self.raw(*samples.tokens)
 
     def score_text(self, prompts: Texts, responses: Texts, finished: Sequence[bool]) -> Scores:
         """Calibrated, through this model's own tokenizer."""
-        return self._scores(self.raw(*self.encode(prompts, responses, finished)))
+        return self._scores(*self.raw(*self.encode(prompts, responses, finished)))
+
+    def score(self, prompts: Texts, responses: Texts, finished: Sequence[bool]) -> Tensor:
+        """Calibrated scores (B,) of text."""
+        return self.score_text(prompts, responses, finished).score
 
 
-def saved_modules(state: Mapping[str, Tensor]) -> nn.ModuleDict:
-    """Plugin modules as their weights alone, under the names that they were saved under.
-
-    What they compute only their plugin knows: training makes the module anew and loads these.
-    """
-    made = nn.ModuleDict()
-    for name, value in state.items():
-        *path, leaf = name.split(".")
-        holder: nn.Module = made
-        for part in path:
-            if part not in dict(holder.named_children()):
-                holder.add_module(part, nn.Module())
-            holder = holder.get_submodule(part)
-        holder.register_parameter(leaf, nn.Parameter(value, value.is_floating_point()))
-    return made
+def _joined(parts: Sequence[RMOutputs]) -> tuple[Tensor, Tensor]:
+    """Logits (N, outputs) and hidden (N, D) of the first view of several passes."""
+    return torch.cat([p.logits[0] for p in parts]), torch.cat([p.hidden[0] for p in parts])
 
 
 def load_reward(folder: Path, readers: Mapping[str, Reader] = MEAN) -> Reward:

@@ -61,8 +61,8 @@ def calibrated(model: RewardModel, ruler: Ruler) -> RewardModel:
 
     A score without spread keeps its own unit.
     """
-    logits = ruler.over(model.logits)  # (N, outputs)
-    zeros = tuple(model.read(logits).parts.double().mean(0).flatten().tolist())
+    logits = ruler.over(model.logits).to(model.model.device)  # (N, outputs)
+    zeros = tuple(model.read(logits).parts.cpu().double().mean(0).flatten().tolist())
     mean, std = mean_and_std(model.read(logits, zeros).score)
     model.calibration = Calibration(zeros, mean, std or 1.0)
     return model
@@ -71,5 +71,5 @@ def calibrated(model: RewardModel, ruler: Ruler) -> RewardModel:
 @torch.no_grad()
 def centred(reward: Reward, ruler: Ruler) -> Reward:
     """The reward with mean 0 on the ruler; its unit stays."""
-    reward.zero += mean_and_std(ruler.over(lambda samples: reward.score_samples(samples).score))[0]
+    reward.zero += mean_and_std(ruler.over(lambda samples: reward.score_samples(samples).total))[0]
     return reward

@@ -117,10 +117,49 @@ class Scores:
     """What a reward model says of B samples."""
 
     score: Tensor  # (B,) calibrated
-    parts: Tensor  # (B, members, heads) the same before members and heads were reduced
+    # (B, members, heads) the same before members and heads were reduced; the score when left out
+    parts: Tensor = None  # type: ignore[assignment]
     part_std: Tensor | None = None  # likewise, where a model predicts a standard deviation
-    hidden: Tensor | None = None  # (B, members, D) fp32 features at the last token
-    token_score: Tensor | None = None  # (B, T) rewards of single tokens, added where they stand
+    hidden: Tensor | None = None  # (B, members, D) fp32, features at the last token
+    token_score: Tensor | None = None  # (B, T) rewards of single tokens, beside the score
+
+    def __post_init__(self) -> None:
+        if self.parts is None and isinstance(self.score, Tensor):
+            self.parts = self.score.reshape(-1, 1, 1)
+
+    @property
+    def total(self) -> Tensor:
+        """The score with the rewards of all tokens (B,): what a whole response is worth."""
+        return self.score if self.token_score is None else self.score + self.token_score.sum(1)
+
+
+def scores_fault(answer: Any, rows: int, width: int | None = None) -> str | None:
+    """What keeps an answer from being the Scores of ``rows`` samples, or None.
+
+    ``width``: tokens of the longest response, where it may have rewards of tokens.
+    """
+    if not isinstance(answer, Scores):
+        return f"a {type(answer).__name__}, expected ostinato.Scores"
+    parts = getattr(answer.parts, "shape", ())
+    wanted: dict[str, tuple[int | str, ...]] = {
+        "score": (rows,),
+        "parts": (rows, "members", "heads"),
+        "part_std": tuple(parts),
+        "hidden": (rows, "members", "D"),
+        "token_score": (rows, "T" if width is None else width),
+    }
+    for name, shape in wanted.items():
+        value = getattr(answer, name)
+        if value is None and name not in {"score", "parts"}:
+            continue
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            return f"Scores whose {name} is a {kind}, expected a tensor of floats"
+        sizes = zip(value.shape, shape, strict=False)
+        if value.ndim != len(shape) or any(s != w for s, w in sizes if isinstance(w, int)):
+            expected = f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
+            return f"Scores whose {name} has shape {tuple(value.shape)}, expected {expected}"
+    return None
 
 
 class Scorer(Protocol):
@@ -139,3 +178,5 @@ class RMOutputs:
     hidden: Tensor  # (V, N, D) at the final token
     lm_logits: Tensor | None = None  # (V, N, T, vocabulary) if a plugin needs `lm_head`
     modules: Mapping[str, torch.nn.Module] = field(default_factory=dict)  # by plugin name
+    # (outputs, D) the weight that makes logits of hidden, with its gradient
+    head: Tensor = field(default_factory=lambda: torch.empty(0))

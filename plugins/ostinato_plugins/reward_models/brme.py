@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import comb
 from typing import Any, Literal
 
 import torch
 from datasets import Dataset
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
 from ostinato import (
@@ -71,7 +71,13 @@ class BRME:
         )
 
     @staticmethod
-    def read(logits: Tensor, zeros: Tensor, trade_off: float, integration: str) -> Scores:
+    def read(
+        logits: Tensor,
+        zeros: Tensor,
+        modules: Mapping[str, nn.Module],
+        trade_off: float,
+        integration: str,
+    ) -> Scores:
         """trade_off * nominal + (1 - trade_off) * robust, of logits (B, 2 heads).
 
         The heads' means are taken from their ``zeros`` (heads,).

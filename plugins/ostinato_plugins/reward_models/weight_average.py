@@ -32,14 +32,17 @@ def _merged(models: Sequence[RewardModel]) -> RewardModel:
             "plugin 'weight_average': the outputs of one reward model are read by "
             f"{_read(odd)}, those of another by {_read(merged)}; their weights have no mean"
         )
+    for name in set(merged.plugin_modules) - {merged.reader}:
+        del merged.plugin_modules[name]  # what served their training plays no part in a score
+    merged.lm_head = None
     try:
         merged.model.load_state_dict(average([m.model.state_dict() for m in models]))
+        for name, module in merged.plugin_modules.items():  # the score is read through it
+            module.load_state_dict(average([m.plugin_modules[name].state_dict() for m in models]))
     except ValueError as error:
         raise UserError(
             f"plugin 'weight_average': the reward models have no mean: {error}"
         ) from error
-    merged.plugin_modules.clear()  # what served their training plays no part in a score
-    merged.lm_head = None
     return merged
 
 

@@ -204,7 +204,7 @@ def test_a_value_model_from_the_reward_model_starts_with_its_calibrated_scores(
             assert float(values[i, t]) == pytest.approx(wanted, abs=1e-4)
         assert (values[i, len(response) :] == 0).all()
     whole = [p + r[:-1] for p, r in zip(RAGGED, RESPONSES, strict=True)]
-    scored = latest._scores(latest.raw([w[:1] for w in whole], [w[1:] for w in whole])).score
+    scored = latest._scores(*latest.raw([w[:1] for w in whole], [w[1:] for w in whole])).score
     last = torch.stack([values[i, len(r) - 1] for i, r in enumerate(RESPONSES)])
     torch.testing.assert_close(last.detach(), scored, atol=1e-4, rtol=0)  # as the model itself does
 

@@ -19,7 +19,7 @@ from ostinato.config.draws import Draws
 from ostinato.config.sections import RewardModelSection
 from ostinato.models.loading import padded
 from ostinato.models.reward import Calibration, CombinedReward
-from ostinato.models.reward_model import MEAN, RewardModel, load_reward, read_mean, saved_modules
+from ostinato.models.reward_model import MEAN, Reader, RewardModel, load_reward, read_mean
 from ostinato.models.samples import Samples
 
 FAMILIES = ["gpt2", "gpt_neox", "llama"]
@@ -186,7 +186,7 @@ def test_calibrated_scores_and_parts(kit):
 
 def test_read_mean():
     logits = torch.tensor([[1.0, 3.0], [0.0, -2.0]])
-    read = read_mean(logits, torch.tensor([1.0, -1.0]))
+    read = read_mean(logits, torch.tensor([1.0, -1.0]), {})
     assert read.score.tolist() == [2, -1]
     assert read.parts.tolist() == [[[0, 4]], [[-1, -1]]]
 
@@ -216,13 +216,12 @@ def test_combine_reduces_calibrated_member_scores(kit):
     np.testing.assert_allclose(found.score, each.min(1), atol=1e-5)
     parts = each + 0.1 / np.arange(1, 4)  # a score's own mean is none of its parts
     np.testing.assert_allclose(found.parts[..., 0], parts, atol=1e-5)
-    np.testing.assert_allclose(made.score(PROMPTS, RESPONSES, FINISHED), each.min(1), atol=1e-5)
 
 
 def test_models_with_different_numbers_of_heads_combine(kit):
     one, many = kit.make().initial(), kit.make().initial(outputs=3)
-    parts = combine([one, many], lambda s: s.mean(1)).score_text(PROMPTS, RESPONSES, FINISHED).parts
-    assert parts.shape == (4, 4, 1)
+    made = combine([one, many], lambda s: s.mean(1)).score_samples(samples_of(one))
+    assert made.parts.shape == (4, 4, 1)
 
 
 # --- Checkpoints ----------------------------------------------------------------------------------
@@ -266,30 +265,43 @@ def test_a_checkpoint_of_another_kind_is_one_sentence(kit, tmp_path):
         RewardModel.load_checkpoint(tmp_path)
 
 
-def test_plugin_modules_are_saved_with_the_model(kit, tmp_path):
+def deep(size):
+    """A module with weights, and buffers of two kinds, at two depths."""
+    return torch.nn.Sequential(torch.nn.Linear(size, 2), torch.nn.BatchNorm1d(2))
+
+
+def test_plugin_modules_are_saved_with_the_model_and_made_anew(kit, tmp_path):
     from safetensors.torch import load_file
 
+    readers = {**MEAN, "prototypes": Reader(modules=deep)}
     model = kit.make().initial()
-    model.plugin_modules["prototypes"] = torch.nn.Linear(16, 3, bias=False)
+    model.plugin_modules["prototypes"] = deep(16)
+    model.plugin_modules["prototypes"](torch.randn(5, 16))  # moves the buffers
     model.save(tmp_path)
     saved = load_file(tmp_path / "plugin_modules.safetensors")
-    weight = model.plugin_modules["prototypes"].weight
-    assert torch.equal(saved["prototypes.weight"], weight)
-    again = RewardModel.load_checkpoint(tmp_path)
-    assert torch.equal(again.plugin_modules["prototypes"].weight, weight)
+    drawn = torch.get_rng_state()
+    again = RewardModel.load_checkpoint(tmp_path, readers)
+    assert torch.equal(torch.get_rng_state(), drawn)  # though a module was drawn
+    ours, theirs = (m.plugin_modules["prototypes"].eval() for m in (model, again))
+    states = torch.randn(3, 16)
+    assert torch.equal(theirs(states), ours(states))  # it computes; weights alone could not
     (tmp_path / "again").mkdir()
     again.save(tmp_path / "again")  # a resumed run merges and saves loaded models
-    assert list(load_file(tmp_path / "again" / "plugin_modules.safetensors")) == list(saved)
+    kept = load_file(tmp_path / "again" / "plugin_modules.safetensors")
+    assert {k: v.tolist() for k, v in kept.items()} == {k: v.tolist() for k, v in saved.items()}
 
 
-def test_plugin_modules_of_any_depth_load_with_their_buffers(tmp_path):
-    made = torch.nn.ModuleDict({"deep": torch.nn.Sequential(torch.nn.Linear(3, 2))})
-    made["deep"].append(torch.nn.BatchNorm1d(2))
-    state = made.state_dict()
-    again = saved_modules(state)
-    assert {k: v.tolist() for k, v in again.state_dict().items()} == {
-        k: v.tolist() for k, v in state.items()
-    }
+@pytest.mark.parametrize("size", [None, 3])
+def test_modules_that_no_plugin_here_makes_so_are_left_out(kit, tmp_path, size):
+    """Of a run with another plugin, or with other settings of it; they play no part in a score."""
+    model = kit.make().initial()
+    model.plugin_modules["prototypes"] = deep(16)
+    model.save(tmp_path)
+    made = {} if size is None else {"prototypes": Reader(modules=lambda _: deep(size))}
+    again = RewardModel.load_checkpoint(tmp_path, {**MEAN, **made})
+    assert not len(again.plugin_modules)
+    found = again.score(PROMPTS, RESPONSES, FINISHED)
+    torch.testing.assert_close(found, model.score(PROMPTS, RESPONSES, FINISHED), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -345,7 +357,7 @@ def test_texts_are_cut_to_the_context_of_the_body(kit):
 # --- Readers with settings ------------------------------------------------------------------------
 
 
-def _weighted(logits, zeros, first=1.0):
+def _weighted(logits, zeros, modules, first=1.0):
     """first * output 0 + (1 - first) * output 1."""
     logits, parts = logits - zeros, logits
     from ostinato.models.samples import Scores
@@ -354,7 +366,7 @@ def _weighted(logits, zeros, first=1.0):
     return Scores(score, logits[:, None, :], parts.abs()[:, None, :])
 
 
-READERS = {**MEAN, "weighted": _weighted}
+READERS = {**MEAN, "weighted": Reader(_weighted)}
 
 
 def test_a_reader_s_settings_are_part_of_the_model_s_score(kit, tmp_path):
@@ -363,7 +375,7 @@ def test_a_reader_s_settings_are_part_of_the_model_s_score(kit, tmp_path):
     body = one.initial()
     body.readers = READERS
     model = body.with_head(Draws(0), 2, "weighted", settings={"first": 0.25})
-    logits = model.raw(*model.encode(PROMPTS, RESPONSES, FINISHED)).numpy()
+    logits = model.raw(*model.encode(PROMPTS, RESPONSES, FINISHED))[0].numpy()
     expected = 0.25 * logits[:, 0] + 0.75 * logits[:, 1]
     ids, mask, _ = model.joined(*model.encode(PROMPTS, RESPONSES, FINISHED))
     np.testing.assert_allclose(model(ids, mask).score[0].detach(), expected, atol=1e-5)
@@ -399,9 +411,9 @@ def test_combine_over_heads_counts_each_head_as_a_member(kit):
         seen.append(each)
         return each.amin(1)
 
-    made = combine([one, many], reduce, heads=True).score_text(PROMPTS, RESPONSES, FINISHED)
+    made = combine([one, many], reduce, heads=True).score_samples(samples_of(one))
     texts = one.encode(PROMPTS, RESPONSES, FINISHED)
-    raw = [m.raw(*texts).double().numpy() for m in (one, many)]
+    raw = [m.raw(*texts)[0].double().numpy() for m in (one, many)]
     each = np.concatenate([(raw[0] - 0.5) / 2, (raw[1] - [-1, 0, 1]) / 0.5], axis=1)
     assert seen[0].shape == (4, 4)
     np.testing.assert_allclose(seen[0], each, atol=1e-5)

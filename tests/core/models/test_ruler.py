@@ -8,6 +8,7 @@ import torch
 
 from ostinato import combine
 from ostinato.models.reward import Calibration
+from ostinato.models.reward_model import Reader
 from ostinato.models.ruler import Ruler, calibrated, centred
 
 
@@ -47,9 +48,10 @@ def test_a_reader_that_is_not_linear_reads_heads_of_one_zero(kit, comparisons):
         model = one.initial().with_head(
             one.ctx.draws, 6, "brme", settings={"trade_off": 0.5, "integration": "min"}
         )
-        plain = model.readers["brme"]
+        plain = model.readers["brme"].read
         shift = torch.tensor([offset, 0.0, -offset, 0.0, 0.0, 0.0])
-        model.readers = {"brme": lambda x, *a, _s=shift, _f=plain, **k: _f(x + _s, *a, **k)}
+        shifted = Reader(lambda x, *a, _s=shift, _f=plain, **k: _f(x + _s, *a, **k))
+        model.readers = {"brme": shifted}
         calibrated(model, ruler)
         found.append(scores(model, ruler))
         assert abs(found[-1][0].mean()) < 1e-5

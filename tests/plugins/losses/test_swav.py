@@ -152,7 +152,7 @@ def test_prototypes_are_trained_and_saved_and_loaded(kit, comparisons, tmp_path)
     trained = model.plugin_modules["swav"].weight
     assert (trained - start).abs().max() > 1e-3
     model.save(tmp_path)
-    again = RewardModel.load_checkpoint(tmp_path)
+    again = RewardModel.load_checkpoint(tmp_path, one.plugins.readers)
     assert torch.equal(again.plugin_modules["swav"].weight, trained)
     idle = kit.make("swav", updates=1, lr=1e-12)
     kept = idle.trainer()(again, comparisons(8))  # training goes on from the saved ones

@@ -13,9 +13,10 @@ import ostinato
 from ostinato import RMOutputs, UserError, load_config
 from ostinato.contract.batches import RewardBatch
 from ostinato.engine.session import check
-from ostinato.models.reward_model import load_reward
+from ostinato.models.reward_model import Reader, load_reward
 from ostinato.models.ruler import calibrated
 from ostinato_plugins.reward_models.brme import BRME
+from text_samples import scored
 
 
 def loss_of(one, batch, logits, **at):
@@ -160,7 +161,7 @@ def test_what_is_logged_is_the_std_and_the_spread_on_training_responses(made):
     one, model, _, data = made
     with torch.no_grad():
         tokens = model.encode(data["prompt"], data["chosen"], [True] * 32)
-        logits = model.raw(*tokens).double().numpy()
+        logits = model.raw(*tokens)[0].double().numpy()
     assert one.ctx.logged["brme/std"] == pytest.approx(softplus(logits[:, 5:]).mean(), rel=1e-4)
     spread = logits[:, :5].std(1, ddof=1).mean()
     assert one.ctx.logged["brme/spread"] == pytest.approx(spread, rel=1e-4)
@@ -223,7 +224,7 @@ STDS = [[0.3, 0.1, 0.9], [2.0, 1.0, 0.5]]  # the surest heads: the second, then 
 def test_read_by_hand(integration, trade_off, expected):
     raw = torch.tensor(STDS).expm1().log()  # softplus of it is STDS
     logits = torch.cat([torch.tensor(MEANS), raw], dim=1)
-    scores = BRME.read(logits, torch.zeros(3), trade_off, integration)
+    scores = BRME.read(logits, torch.zeros(3), {}, trade_off, integration)
     np.testing.assert_allclose(scores.score, expected, atol=1e-6)
     np.testing.assert_allclose(scores.parts[:, 0], MEANS)
     np.testing.assert_allclose(scores.part_std[:, 0], STDS, atol=1e-6)
@@ -232,7 +233,7 @@ def test_read_by_hand(integration, trade_off, expected):
 def test_the_surest_head_is_nominal_even_where_it_is_not_the_least():
     raw = torch.tensor([0.1, 0.5]).expm1().log()
     logits = torch.tensor([[3.0, 1.0, *raw.tolist()]])
-    assert BRME.read(logits, torch.zeros(2), 0.4, "min").score.item() == pytest.approx(
+    assert BRME.read(logits, torch.zeros(2), {}, 0.4, "min").score.item() == pytest.approx(
         0.4 * 3 + 0.6 * 1
     )
 
@@ -264,7 +265,7 @@ def test_a_checkpoint_keeps_every_head_and_gives_them_in_one_pass(kit, compariso
         logits = plain(input_ids=ids, attention_mask=mask.long()).logits
     assert plain.config.num_labels == logits.shape[1] == 10
     scale = model.calibration
-    read = BRME.read(logits, torch.tensor(scale.zeros), **brme)
+    read = BRME.read(logits, torch.tensor(scale.zeros), {}, **brme)
     torch.testing.assert_close((read.score - scale.mean) / scale.unit, ours.score)
 
 
@@ -301,13 +302,13 @@ def test_every_combination_takes_the_traded_off_scores(kit, two, name, expected)
     reward = one.plugins.one("combine_rm", reward_models=models, datasets=[], ctx=one.ctx)
     scores, heads = [], []
     for model in models:
-        logits = model.raw(*model.encode(*texts(data))).double().numpy()
+        logits = model.raw(*model.encode(*texts(data)))[0].double().numpy()
         means, stds = logits[:, :5] - model.calibration.zeros, softplus(logits[:, 5:])
         nominal = means[np.arange(6), stds.argmin(1)]
         scale = model.calibration
         scores.append((0.5 * nominal + 0.5 * means.min(1) - scale.mean) / scale.unit)
         heads.append(means / scale.unit)
-    found = reward.score_text(*texts(data))
+    found = scored(reward, *texts(data))
     wanted = expected(np.stack(scores, 1), np.concatenate(heads, 1))
     np.testing.assert_allclose(found.score, wanted, rtol=1e-4, atol=1e-4)
     members = len(reward.members)
@@ -320,8 +321,8 @@ def test_weights_average_head_by_head(kit, two):
     made = one.plugins.one("combine_rm", reward_models=models, datasets=[], ctx=one.ctx)
     mean = sum(m.model.score.weight.detach().double() for m in models) / 2
     np.testing.assert_allclose(made.model.score.weight.detach(), mean, atol=1e-7)
-    logits = made.raw(*made.encode(*texts(data)))
-    expected = BRME.read(logits, torch.zeros(5), 0.5, "min").score
+    logits = made.raw(*made.encode(*texts(data)))[0]
+    expected = BRME.read(logits, torch.zeros(5), {}, 0.5, "min").score
     torch.testing.assert_close(made.score_text(*texts(data)).score, expected)
 
 
@@ -427,6 +428,6 @@ def test_a_run_with_sharpe_resumes_to_the_same_numbers(tmp_path):
         assert 0 < row["kl_scale"] != 1
     trained = [r for r in cut.metrics if r["kind"] == "reward_model_trained"]
     assert all(r["brme/std"] > 0 and r["brme/spread"] > 0 for r in trained)
-    again = load_reward(cut.directory / "iteration-2" / "reward_model", {"brme": BRME.read})
+    again = load_reward(cut.directory / "iteration-2" / "reward_model", {"brme": Reader(BRME.read)})
     assert again.settings == {"trade_off": 0.4, "integration": "min"}
     assert json.loads(json.dumps(vars(again.calibration))) == trained[-1]["calibration"][0]

@@ -8,6 +8,7 @@ import pytest
 from ostinato import UserError, combine
 from ostinato.models.reward import Calibration
 from ostinato.models.ruler import calibrated
+from text_samples import scored
 
 PROMPTS, RESPONSES, FINISHED = ["x", "yz", "z"], ["ab", "c", "dddd"], [True, False, True]
 
@@ -22,7 +23,7 @@ def models(kit):
 
 
 def scores(model):
-    return model.score(PROMPTS, RESPONSES, FINISHED).double().numpy()
+    return scored(model, PROMPTS, RESPONSES, FINISHED).score.double().numpy()
 
 
 @pytest.mark.parametrize(("name", "reduce"), [("ensemble", np.mean), ("worst_case", np.min)])
@@ -33,7 +34,7 @@ def test_reduction_over_every_member_of_every_iteration(kit, models, name, reduc
     each = np.stack([scores(m) for m in members], axis=1)  # (B, members)
     np.testing.assert_allclose(scores(made), reduce(each, axis=1), atol=1e-6)
     assert made.members == members
-    assert made.score_text(PROMPTS, RESPONSES, FINISHED).parts.shape == (3, 3, 1)
+    assert scored(made, PROMPTS, RESPONSES, FINISHED).parts.shape == (3, 3, 1)
 
 
 def uwo(coefficient):
@@ -123,7 +124,7 @@ def test_effect_doubt_is_harder_to_exploit(kit, comparisons, seed):
     def overestimate(name, **settings):
         made = kit.make((name, settings))
         reward = made.plugins.one("combine_rm", reward_models=trained, datasets=[], ctx=made.ctx)
-        proxy = reward.score(prompts, texts, [True] * 400).double().numpy()
+        proxy = scored(reward, prompts, texts, [True] * 400).score.double().numpy()
         best = proxy.argsort()[-20:]
         return (proxy[best] - gold[best]).mean()
 

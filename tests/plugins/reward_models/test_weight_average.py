@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from ostinato import UserError, combine
+from ostinato import Scores, UserError, combine
+from ostinato.config.draws import Draws
 from ostinato.engine.calibration import held_out_accuracy
 from ostinato.models.reward import Calibration
-from ostinato.models.reward_model import RewardModel
+from ostinato.models.reward_model import MEAN, Reader, RewardModel
 from ostinato.models.ruler import calibrated
+from text_samples import scored
 
 PROMPTS, RESPONSES, FINISHED = ["x", "yz", "z"], ["ab", "c", "dddd"], [True, False, True]
 
@@ -47,7 +49,7 @@ def test_members_are_averaged_each_over_its_iterations(kit):
         mean = sum(w.detach().double() for w in wanted) / 2
         np.testing.assert_allclose(member.model.score.weight.detach(), mean, atol=1e-7)
     each = [m.score(PROMPTS, RESPONSES, FINISHED) for m in made.members]
-    torch.testing.assert_close(made.score(PROMPTS, RESPONSES, FINISHED), sum(each) / 2)
+    torch.testing.assert_close(scored(made, PROMPTS, RESPONSES, FINISHED).score, sum(each) / 2)
 
 
 def test_low_precision_is_averaged_in_fp32(kit):
@@ -89,6 +91,27 @@ def test_heads_and_the_way_they_are_read_are_kept(kit):
     np.testing.assert_allclose(made.model.score.weight.detach(), expected, atol=1e-7)
     assert (len(made.plugin_modules), made.lm_head) == (0, None)
     assert len(models[1].plugin_modules) == 1
+
+
+def test_the_module_that_a_score_is_read_through_is_averaged_too(kit):
+    def read(logits, zeros, modules):
+        score = modules["mine"](logits) - zeros
+        return Scores(score.squeeze(-1), score[:, None])
+
+    models = []
+    for seed in range(2):
+        body = kit.make().initial(seed)
+        body.readers = {**MEAN, "mine": Reader(read)}
+        models.append(body.with_head(Draws(seed), 2, "mine"))
+        torch.manual_seed(seed)
+        for name in ("mine", "other"):  # other served the training alone
+            models[-1].plugin_modules[name] = torch.nn.Linear(2, 1)
+    made = averaged(kit, models)
+    assert list(made.plugin_modules) == ["mine"]
+    for key, value in made.plugin_modules["mine"].state_dict().items():
+        both = [m.plugin_modules["mine"].state_dict()[key].double() for m in models]
+        np.testing.assert_allclose(value, (both[0] + both[1]) / 2, atol=1e-7)
+    assert scored(made, PROMPTS, RESPONSES, FINISHED).parts.shape == (3, 1, 1)
 
 
 def test_models_that_have_no_mean_are_refused_in_a_sentence(kit):
