@@ -64,8 +64,8 @@ class PolicySection(RequiredModelSection):
     )
 
 
-class RewardModelSection(RequiredModelSection):
-    """The proxy reward models."""
+class RewardModelSection(ModelSection):
+    """The proxy reward models; a run whose reward is none needs no model here."""
 
     model: str | None = Field(
         None, description="hub name or path of a decoder, whose body gets a fresh linear head"
@@ -104,7 +104,7 @@ class GoldSection(ModelSection):
         None, description="one-label checkpoint; decoders read prompt + response, encoders the pair"
     )
     function: str | None = Field(
-        None, description="module:factory, or file.py:factory, of what has `score`"
+        None, description="file.py:name or module:name of a function of completions, or a factory"
     )
     batch: int = Field(64, ge=1, description="responses scored at once")
 

@@ -83,6 +83,8 @@ class Context:
     training: str = ""  # one of several in a stage: the `name` or `purpose` that was asked for
     directory: Path = Path()  # the run's folder
     ruler: Ruler | None = None  # the SFT responses on which every reward has mean 0
+    # what the prompts file says, beside the prompt, of the prompts of samples: one entry a sample
+    columns: Callable[[Samples], dict[str, list[Any]]] = lambda samples: {}
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext  # around forward passes
     logged: dict[str, float] = field(default_factory=dict)
     parts: Mapping[str, Any] = field(default_factory=dict)  # those of PARTS that are there
@@ -129,9 +131,9 @@ class Context:
         return found
 
     @property
-    def data(self) -> Dataset:
-        """D_k."""
-        found: Dataset = self._part("data")
+    def data(self) -> Dataset | None:
+        """D_k; None in a run that learns no reward model."""
+        found: Dataset | None = self._part("data")
         return found
 
     @property

@@ -9,8 +9,9 @@ import io
 import json
 import re
 import string
-from collections.abc import Mapping, Sized
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,20 @@ class PromptSplits:
     def longest(self) -> int:
         """Tokens of the longest prompt."""
         return max(map(len, self.preference.tokens + self.rl.tokens + self.evaluation.tokens))
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[PromptSet, int]]:
+        splits = (self.preference, self.rl, self.evaluation)
+        return {text: (split, i) for split in splits for i, text in enumerate(split.texts)}
+
+    def columns(self, texts: Sequence[str]) -> dict[str, list[Any]]:
+        """What the prompts file says of prompts in its further columns. UserError of others."""
+        places = self._places
+        if unknown := [text for text in texts if text not in places]:
+            said = f"no row of the prompts file is the prompt '{' '.join(unknown[0].split())[:60]}'"
+            raise UserError(f"{said}, so it has none of the columns that are asked for")
+        found = [places[text] for text in texts]
+        return {name: [p.columns[name][i] for p, i in found] for name in self.rl.columns}
 
 
 def read_rows(data: str, split: str, key: str) -> list[dict[str, Any]]:
@@ -193,19 +208,27 @@ def split_of(text: str, shares: Shares) -> str:
     return "rl" if place < shares.preference + shares.rl else "evaluation"
 
 
-def split_texts(settings: PromptsSection) -> dict[str, dict[int, str]]:
-    """Distinct prompt texts by split, by position in the data."""
+def split_prompts(settings: PromptsSection) -> dict[str, PromptSet]:
+    """Distinct prompts by split, not yet tokenized; of equal ones the first row counts."""
     rows = read_rows(settings.data, settings.split, "prompts.data")
     where = f"prompts.data '{settings.data}'"
-    found: dict[str, dict[int, str]] = {"preference": {}, "rl": {}, "evaluation": {}}
+    columns = dict.fromkeys(name for row in rows for name in row)
+    made: dict[str, PromptSet] = {}
+    for name in ("preference", "rl", "evaluation"):
+        made[name] = PromptSet([], [], [], {column: [] for column in columns})
     seen = set()
     for i, row in enumerate(rows):
         text = render(row, settings.template, settings.field, where)
         if text not in seen:
             seen.add(text)
-            found[split_of(text, settings.shares)][i] = text
-    _check_enough(found, settings, "distinct ones")
-    return found
+            split = made[split_of(text, settings.shares)]
+            split.ids.append(i)
+            split.texts.append(text)
+            split.tokens.append([])
+            for column in columns:
+                split.columns[column].append(row.get(column))
+    _check_enough(made, settings, "distinct ones")
+    return made
 
 
 def _check_enough(found: Mapping[str, Sized], settings: PromptsSection, kind: str) -> None:
@@ -223,9 +246,8 @@ def load_prompts(settings: PromptsSection, tokenizer: Any) -> PromptSplits:
     Raises UserError where a split then holds fewer than the settings ask for.
     """
     made: dict[str, PromptSet] = {}
-    for name, found in split_texts(settings).items():
-        texts = list(found.values())
-        whole = PromptSet(list(found), texts, prompt_tokens(tokenizer, texts))
+    for name, found in split_prompts(settings).items():
+        whole = replace(found, tokens=prompt_tokens(tokenizer, found.texts))
         lengths = enumerate(map(len, whole.tokens))
         made[name] = whole.take(i for i, length in lengths if 0 < length <= settings.max_tokens)
     _check_enough(made, settings, f"of at most {settings.max_tokens} tokens")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from ostinato.config.errors import NonFiniteError, UserError
 from ostinato.config.named import load_named
 from ostinato.config.sections import GoldSection, RewardModelSection
+from ostinato.models.functions import Columns, PlainFunction, is_plain, plain
 from ostinato.models.loading import from_checkpoint, load_weights
 from ostinato.models.reward_model import SCORING_BATCH, RewardModel
 from ostinato.models.samples import Samples, Scorer, Texts
@@ -24,15 +25,20 @@ SIGNATURE = (
 MAX_TOKENS = 2048  # longest prompt + response that a checkpoint reads, if its context has the room
 
 
-def load_gold(section: GoldSection, device: torch.device) -> Scorer:
+def load_gold(
+    section: GoldSection,
+    device: torch.device,
+    columns: Callable[[Texts], Columns] = lambda prompts: {},
+) -> Scorer:
     """The gold reward model: raw scores, nothing calibrated.
 
     A checkpoint with transformers' ``score`` head (the decoders) is read as a reward model is, any
-    other one as a classifier of pairs. Raises UserError where there is no such model or function,
-    or the checkpoint was not trained to score.
+    other one as a classifier of pairs; ``columns`` gives a plain function the further columns of
+    prompts. Raises UserError where there is no such model or function, or the checkpoint was not
+    trained to score.
     """
     if section.function is not None:
-        return GoldFunction(section.function, _made(section.function))
+        return _of_function(section.function, columns)
     if section.random is None and not _has_score(section):
         return GoldClassifier.load(section, device)
     shared = section.model_dump(exclude={"function", "batch"})
@@ -40,9 +46,9 @@ def load_gold(section: GoldSection, device: torch.device) -> Scorer:
     return RewardModel.load(loaded, key="gold", trained=True).to(device)
 
 
-def try_gold(section: GoldSection, prompts: Sequence[str]) -> None:
+def try_gold(section: GoldSection, prompts: Texts, columns: Columns) -> None:
     """Ask ``gold.function`` once, of made-up responses to ``prompts``; UserError if it is wrong."""
-    gold = load_gold(section, torch.device("cpu"))
+    gold = load_gold(section, torch.device("cpu"), lambda prompts: columns)
     if prompts:
         gold.score(prompts, ["a response"] * len(prompts), [True] * len(prompts))
 
@@ -88,17 +94,32 @@ class GoldFunction:
         return found
 
 
-def _made(name: str) -> Any:
-    """What the factory answers."""
-    factory = load_named(name, "gold.function")
+@dataclass(frozen=True)
+class PlainGold:
+    """A plain function of prompts and completions as gold."""
+
+    function: PlainFunction
+    columns: Callable[[Texts], Columns]
+
+    def score(self, prompts: Texts, responses: Texts, finished: Sequence[bool]) -> Tensor:
+        """Scores (B,). Raises UserError, or NonFiniteError, that names the function."""
+        given = {"prompts": list(prompts), "completions": list(responses)}
+        return self.function({**self.columns(prompts), **given})
+
+
+def _of_function(name: str, columns: Callable[[Texts], Columns]) -> Scorer:
+    """A plain function has a parameter ``completions``; whatever else makes what has ``score``."""
+    found = load_named(name, "gold.function")
+    if is_plain(found):
+        return PlainGold(plain(found, f"gold.function: {name}"), columns)
     whose = f"gold.function: {name}()"
     try:
-        made = factory()
+        made = found()
     except (Exception, SystemExit) as error:
         raise UserError(f"{whose} failed: {type(error).__name__}: {error}") from error
     if not callable(getattr(made, "score", None)):
         raise UserError(f"{whose} answered a {type(made).__name__} without score; {SIGNATURE}")
-    return made
+    return GoldFunction(name, made)
 
 
 class GoldClassifier(nn.Module):

@@ -300,7 +300,6 @@ def test_a_malformed_run_is_a_sentence_an_error(fault: str) -> None:
 def test_sections_that_are_left_out_are_missed_with_all_else() -> None:
     assert complaints({"sed": 0}) == [
         "run: policy: has neither model nor random, and no world supplies one",
-        "run: reward_model: has neither model nor random, and no world supplies one",
         "run: prompts.data: is missing",
         "run: sed: unknown key; did you mean 'seed'?",
     ]

@@ -14,7 +14,7 @@ from transformers import ByT5Tokenizer
 
 from ostinato.config.errors import UserError
 from ostinato.config.sections import PromptsSection, Shares
-from ostinato.data.prompts import load_prompts, read_rows, render, split_of, split_texts
+from ostinato.data.prompts import load_prompts, read_rows, render, split_of, split_prompts
 from ostinato.models.loading import prompt_tokens
 
 ROWS = [{"prompt": f"prompt number {i}"} for i in range(60)]
@@ -251,7 +251,7 @@ def test_a_template_that_does_not_fit_is_one_sentence(row, template, said):
 def test_one_row_without_a_prompt_is_found_wherever_it_stands(tmp_path):
     path = jsonl(tmp_path / "rows.jsonl", [*ROWS, {"text": "no prompt"}])
     with pytest.raises(UserError, match="has no column 'prompt'"):
-        split_texts(settings(path))
+        split_prompts(settings(path))
 
 
 # --- Splits ---------------------------------------------------------------------------------------
@@ -259,18 +259,18 @@ def test_one_row_without_a_prompt_is_found_wherever_it_stands(tmp_path):
 
 def test_splits_are_disjoint_and_hold_every_distinct_prompt(tmp_path):
     path = jsonl(tmp_path / "rows.jsonl", ROWS + ROWS[:20])
-    found = split_texts(settings(path))
-    texts = [text for split in found.values() for text in split.values()]
+    found = split_prompts(settings(path))
+    texts = [text for split in found.values() for text in split.texts]
     assert sorted(texts) == sorted(row["prompt"] for row in ROWS)
-    assert {i for split in found.values() for i in split} == set(range(60))  # the first of equals
+    assert {i for s in found.values() for i in s.ids} == set(range(60))  # the first of equals
 
 
 def test_a_prompt_keeps_its_split_when_rows_are_added_or_moved(tmp_path):
-    first = split_texts(settings(jsonl(tmp_path / "a.jsonl", ROWS)))
+    first = split_prompts(settings(jsonl(tmp_path / "a.jsonl", ROWS)))
     more = [{"prompt": f"another {i}"} for i in range(50)]
-    second = split_texts(settings(jsonl(tmp_path / "b.jsonl", [*more, *ROWS[::-1]])))
+    second = split_prompts(settings(jsonl(tmp_path / "b.jsonl", [*more, *ROWS[::-1]])))
     for name in first:
-        assert set(first[name].values()) <= set(second[name].values())
+        assert set(first[name].texts) <= set(second[name].texts)
 
 
 def test_splits_follow_the_shares():
@@ -293,11 +293,31 @@ def test_loaded_prompts_have_the_policys_tokens_and_too_long_ones_are_left_out(t
     assert found.longest == max(map(len, found.preference.tokens + found.rl.tokens)) <= 20
 
 
+def test_further_columns_of_the_file_are_known_by_prompt(tmp_path):
+    """Whichever split a prompt is in; of equal prompts the first row counts, a lack is None."""
+    rows = [row | {"answer": i, "answer_kind": "number"} for i, row in enumerate(ROWS)]
+    rows[7].pop("answer_kind")
+    more = [rows[3] | {"answer": -1}]
+    path = jsonl(tmp_path / "rows.jsonl", rows + more)
+    splits = load_prompts(settings(path), ByT5Tokenizer(extra_ids=0))
+    for split in (splits.preference, splits.rl, splits.evaluation):
+        assert split.columns["answer"] == split.ids
+        assert split.repeated(2).columns["answer"] == [i for i in split.ids for _ in range(2)]
+    known = {*splits.preference.ids, *splits.rl.ids, *splits.evaluation.ids}
+    asked = [*sorted(known)[::-1], *sorted(known)[:2]]
+    found = splits.columns([ROWS[i]["prompt"] for i in asked])
+    assert found["answer"] == asked
+    assert found["prompt"] == [ROWS[i]["prompt"] for i in asked]
+    assert found["answer_kind"] == [None if i == 7 else "number" for i in asked]
+    with pytest.raises(UserError, match="no row of the prompts file is the prompt 'What is it'"):
+        splits.columns([ROWS[asked[0]]["prompt"], "What\nis it"])
+
+
 def test_too_few_prompts_are_one_sentence(tmp_path):
     path = jsonl(tmp_path / "rows.jsonl", ROWS)
     with pytest.raises(
         UserError, match=r"gives \d+ preference prompts of 60 distinct ones, but 99"
     ):
-        split_texts(settings(path, preference=97))
+        split_prompts(settings(path, preference=97))
     with pytest.raises(UserError, match=r"gives 0 preference prompts of 0 of at most 3 tokens"):
         load_prompts(settings(path, max_tokens=3), ByT5Tokenizer(extra_ids=0))

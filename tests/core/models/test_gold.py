@@ -21,7 +21,7 @@ from ostinato.config.draws import Draws
 from ostinato.config.errors import NonFiniteError, UserError
 from ostinato.config.sections import GoldSection, RewardModelSection
 from ostinato.models import gold as gold_module
-from ostinato.models.gold import SIGNATURE, GoldFunction, gold_scores, load_gold
+from ostinato.models.gold import SIGNATURE, GoldFunction, gold_scores, load_gold, try_gold
 from ostinato.models.loading import load_model, load_tokenizer, save_model
 from ostinato.models.reward import Calibration
 from ostinato.models.reward_model import RewardModel
@@ -206,6 +206,30 @@ def test_a_function_that_scores_wrongly_is_one_sentence(answer, kind, said):
     assert type(caught.value) is kind
     said = said.format(signature=SIGNATURE)
     assert str(caught.value) == f"gold.function: the score of mine:gold() {said}"
+
+
+def test_a_plain_function_is_gold(tmp_path):
+    """It is told by its parameter `completions`; columns come by prompt."""
+    rules = tmp_path / "rules.py"
+    rules.write_text(
+        "def verify(completions, answer, finished=None):\n"
+        "    assert finished is None\n"
+        "    return [float(c == a) for c, a in zip(completions, answer, strict=True)]\n"
+    )
+    answers = {"x": "abc", "yz": "e"}
+    section = GoldSection(function=f"{rules}:verify")
+    gold = load_gold(section, CPU, lambda prompts: {"answer": [answers[p] for p in prompts]})
+    found = gold.score(["yz", "x", "x"], ["d", "abc", "ab"], [True] * 3)
+    assert found.tolist() == [0.0, 1.0, 0.0]
+    with pytest.raises(UserError) as caught:
+        load_gold(section, CPU).score(["x"], ["abc"], [True])
+    assert str(caught.value) == (
+        f"gold.function: {rules}:verify asks for 'answer', which it is not given; valid names are "
+        "completions, prompts"
+    )
+    try_gold(section, ["x", "y"], {"answer": ["a", "b"]})
+    with pytest.raises(UserError, match="asks for 'answer', which it is not given"):
+        try_gold(section, ["x", "y"], {})
 
 
 def test_a_sentence_of_the_function_itself_is_kept():
