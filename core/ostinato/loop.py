@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from ostinato.config.reading import load_config
 from ostinato.contract.batches import PolicyHistory
 from ostinato.data.preferences import Preferences, load_data, save_data
 from ostinato.engine import stages
+from ostinato.engine.combining import Combination
 from ostinato.engine.session import Session, Watcher, check
 from ostinato.models.policy import Policy
 from ostinato.models.reward import Reward
@@ -54,35 +57,14 @@ def iterate(s: Session) -> None:
     reward_models: list[Reward] = []
     for k in range(1, s.config.iterations + 1):
         s.begin(k, history)
-        # Draw y0, y1 ~ pi_{k-1}(. | x) for every prompt x and label them: D~_k
-        # [draw_responses, select_comparisons, label]
-        pairs = s.stage(
-            "preferences",
-            lambda: stages.gather(s, policy, reward_models),
-            Preferences.save,
-            Preferences.load,
-        )
-        preferences.append(pairs)
+        data = None
+        if s.plugins.learn_rewards:  # else nobody asks for a label, and R_k is made of no model
+            data = learn_reward(s, policy, preferences, reward_models)
 
-        # D_k = CombineData([D~_1 .. D~_k])   [combine_data, refine_data]
-        data = s.stage("data", lambda: stages.training_data(s, preferences), save_data, load_data)
-
-        # R~_k = TrainRM(R_init, D_k)   [train_rm, preference_loss, rm_loss, meta_update]
-        latest = s.stage(
-            "reward_model",
-            lambda: stages.train_reward_model(s, data, pairs),
-            lambda made, folder: made.save(folder),
-            lambda folder: load_reward(folder, s.plugins.readers),
-        ).to(s.backend.device)
-        reward_models.append(latest)
-
-        # R_k = CombineRM([R~_1 .. R~_k])   [combine_rm]
-        reward = s.stage(
-            "combined",
-            lambda: stages.combined_reward(s, reward_models, preferences, data),
-            lambda made, folder: stages.save_combined(s, reward_models, made, folder),
-            lambda folder: stages.load_combined(s, reward_models, preferences, data, folder),
-        )
+        # R_k = CombineRM([R~_1 .. R~_k])   [combine_rm, wrap_reward]
+        combination = Combination(s, reward_models, preferences, data)
+        reward = s.stage("combined", combination.make, combination.save, combination.load)
+        latest = reward_models[-1] if reward_models else reward
 
         # pi_k_init = InitPolicy([pi_0 .. pi_{k-1}])   [init_policy]
         initial = s.stage(
@@ -102,3 +84,31 @@ def iterate(s: Session) -> None:
         s.end()
         history.initial.append(s.handle(initial.name))
         history.final.append(s.handle(s.name("policy")))
+
+
+def learn_reward(
+    s: Session, policy: Policy, preferences: list[Preferences], reward_models: list[Reward]
+) -> Dataset:
+    """The steps that a run without a reward model leaves out; answers D_k."""
+    # Draw y0, y1 ~ pi_{k-1}(. | x) for every prompt x and label them: D~_k
+    # [draw_responses, select_comparisons, label]
+    pairs = s.stage(
+        "preferences",
+        lambda: stages.gather(s, policy, reward_models),
+        Preferences.save,
+        Preferences.load,
+    )
+    preferences.append(pairs)
+
+    # D_k = CombineData([D~_1 .. D~_k])   [combine_data, refine_data]
+    data = s.stage("data", lambda: stages.training_data(s, preferences), save_data, load_data)
+
+    # R~_k = TrainRM(R_init, D_k)   [train_rm, preference_loss, rm_loss, meta_update]
+    latest = s.stage(
+        "reward_model",
+        lambda: stages.train_reward_model(s, data, pairs),
+        lambda made, folder: made.save(folder),
+        lambda folder: load_reward(folder, s.plugins.readers),
+    )
+    reward_models.append(latest.to(s.backend.device))
+    return data

@@ -13,6 +13,8 @@ from mixing.completion import Mixing
 from ostinato.config.errors import Pause
 from ostinato.config.reading import merged
 from ostinato.contract.discovery import discover
+from ostinato.contract.hookspecs import KINDS
+from ostinato.contract.plugins import UNASKED, Plugins
 from ostinato_worlds.toy import PROMPTS
 
 WORLD: dict[str, Any] = {
@@ -29,6 +31,7 @@ WORLD: dict[str, Any] = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "best_of_n": {"n": [2]},
     "brme": {"heads": 2},
+    "function_reward": {"functions": ["{folder}/rules.py:length", "{folder}/rules.py:words"]},
     "flip": {"lowest": 0.25},  # some labels are flipped, whatever the votes say
     "judge_labels": {  # the SFT policy judges, in words that it knows
         "template": "{first} {second} :",
@@ -48,8 +51,17 @@ RUN: dict[str, dict[str, Any]] = {
     "k_wise": {"preferences": {"responses": 3}},
     "per_prompt_balance": {"preferences": {"responses": 3}},  # of two, each prompt has one pair
 }
+RULES = """
+def length(completions):
+    return [len(text) / 20 for text in completions]
+
+
+def words(completions, **kwargs):
+    return [len(set(text.split())) / 5 for text in completions]
+"""
 # plugin.hook whose magnitude may be 0, and why.
 MAY_BE_ZERO = {
+    "take_last_rm.combine_rm": "the change against R~_k, which it takes as it is",
     "from_sft.init_policy": "the distance from the SFT policy, which it starts from",
 }
 
@@ -87,7 +99,9 @@ def _placed(value: Any, folder: Path) -> Any:
 
 
 def furnish(folder: Path) -> None:
-    """Put there what the settings name: a corpus, and a reward model of another run."""
+    """Put there what the settings name: a corpus, rules, and a reward model of another run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rules.py").write_text(RULES, encoding="utf-8")
     made = ostinato.run(WORLD | {"iterations": 1, "seed": 1, "plugins": []}, folder / "furniture")
     (made.directory / "iteration-1" / "reward_model").rename(folder / "reward_model")
     prompts = PROMPTS.read_text(encoding="utf-8").splitlines()[:20]
@@ -134,13 +148,16 @@ def proof(mixing: Mixing, listed: Sequence[str], rows: Sequence[dict[str, Any]])
             place = key, row["iteration"]
             seen[place] = max(seen[place], abs(magnitude))
     whole = mixing.completed(listed)[0]
-    hooks = {f"{a.name}.{hook}" for a in whole for hook in a.hooks if hook != "observe"}
+    owners = {hook: a.name for a in whole for hook in a.hooks if KINDS[hook] == "one"}
+    idle = {"observe"} | (set() if Plugins(whole, owners).learn_rewards else UNASKED)
+    hooks = {f"{a.name}.{hook}" for a in whole for hook in a.hooks if hook not in idle}
     found = [
         f"{key} acted, and is neither listed nor a default" for key, _ in seen if key not in hooks
     ]
     for key in sorted(hooks):
         for k in range(1, WORLD["iterations"] + 1):
-            first_start = k == 1 and key.endswith(".init_policy")  # only the SFT policy is there
+            # only the SFT policy and one reward model are there
+            first_start = k == 1 and key.endswith((".init_policy", ".combine_rm"))
             if (key, k) not in seen:
                 found.append(f"{key} left no action in iteration {k}")
             elif seen[key, k] == 0 and key not in MAY_BE_ZERO and not first_start:

@@ -19,7 +19,8 @@ from ostinato.contract import hookspecs
 from ostinato.contract.hookspecs import CONTRACT, KINDS
 
 GROUP = "ostinato"
-NEEDS = {"views", "dropout", "meta_responses", "lm_head", "members", "reference_logits"}
+NEEDS = {"views", "dropout", "meta_responses", "lm_head", "members"}
+NEEDS |= {"reference_logits", "reward_models"}
 
 
 @dataclass(frozen=True)

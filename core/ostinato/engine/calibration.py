@@ -21,39 +21,47 @@ TRAINING_RESPONSES = 2048  # at most so many of them make a scale
 SOFTEST = 100.0  # a unit of nats is at most so many standard deviations on the ruler
 
 
-def calibrate(s: Session, model: RewardModel, data: Dataset, held_out: Dataset | None) -> None:
-    """Give the model its calibration; ``data`` is what it was trained on."""
+def calibrate(
+    s: Session, model: RewardModel, data: Dataset | None, held_out: Dataset | None
+) -> None:
+    """Give the model its calibration; ``data`` is what it was trained on.
+
+    In a run without training data the unit is the std on the ruler.
+    """
     made = calibrated(model, s.ruler).calibration
-    unit = s.config.reward_model.unit
+    unit = "sft_std" if data is None else s.config.reward_model.unit
     factor: float | None = 1.0
     if unit == "training_std":
-        factor = mean_and_std(over_training(model, data, s.tokenizer))[1]
+        assert data is not None
+        factor = mean_and_std(over_training(model, data, s.tokenizer, model.model.device))[1]
     elif unit == "nats":
         assert held_out is not None  # `check` has seen to it
-        chosen, rejected = (score(model, held_out, side, s.tokenizer) for side in SIDES)
+        device = model.model.device
+        chosen, rejected = (score(model, held_out, side, s.tokenizer, device) for side in SIDES)
         factor = min(SOFTEST, temperature(chosen - rejected, held_out["label"][:]))
     model.calibration = replace(made, unit=made.unit * (factor or 1.0))
 
 
 def scores_of(reward: Reward, samples: Samples) -> torch.Tensor:
-    """Scores (B,) in fp32, as the ruler's: whatever the policy is optimised in."""
-    return reward.score_samples(samples).score.float().cpu()
+    """What whole responses are worth (B,), in fp32 as on the ruler, whatever the policy is in."""
+    return reward.score_samples(samples).total.float().cpu()
 
 
-def score(reward: Reward, data: Dataset, side: str, tokenizer: Any) -> torch.Tensor:
+def score(
+    reward: Reward, data: Dataset, side: str, tokenizer: Any, device: torch.device
+) -> torch.Tensor:
     """Scores (rows,) of the chosen or the rejected responses."""
-    device = reward.members[0].model.device
     return scores_of(reward, Samples.of(tokenizer, data, side).to(device))
 
 
-def held_out_accuracy(reward: Reward, data: Dataset, tokenizer: Any) -> dict[str, float | None]:
+def held_out_accuracy(model: RewardModel, data: Dataset, tokenizer: Any) -> dict[str, float | None]:
     """Shares of held-out comparisons that the model orders rightly; its own ties count half.
 
     ``accuracy`` is by gold, or by the labels without a gold model; ``accuracy_labels`` by the
     labels, whose errors a model learns too (Secrets II, 2.5). Comparisons that gold (or a label of
     .5) ties are left out; None if no other is left.
     """
-    scores = [score(reward, data, side, tokenizer) for side in SIDES]
+    scores = [score(model, data, side, tokenizer, model.model.device) for side in SIDES]
     labels = data["label"][:], [1 - p for p in data["label"]]
     golds = data["chosen_gold"][:], data["rejected_gold"][:]
     truths = {"accuracy": labels if None in golds[0] else golds, "accuracy_labels": labels}
@@ -67,7 +75,9 @@ def spread_part(data: Dataset) -> Dataset:
     return data.select([i * len(data) // count for i in range(count)])
 
 
-def over_training(reward: Reward, data: Dataset, tokenizer: Any) -> torch.Tensor:
+def over_training(
+    reward: Reward, data: Dataset, tokenizer: Any, device: torch.device
+) -> torch.Tensor:
     """Scores (2 rows,) of both sides of an even spread of the training data."""
     part = spread_part(data)
-    return torch.cat([score(reward, part, side, tokenizer) for side in SIDES])
+    return torch.cat([score(reward, part, side, tokenizer, device) for side in SIDES])

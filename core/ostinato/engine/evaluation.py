@@ -26,14 +26,15 @@ from ostinato.models.samples import Samples
 class Evaluator:
     """Evaluates the policy of one iteration at a step; answers one ``eval`` row.
 
-    ``data`` is D_k, whose responses make the scale of the columns ``..._training_std``.
+    ``data`` is D_k, whose responses make the scale of the columns ``..._training_std``; those are
+    null in a run that trains no reward model.
     """
 
     prompts: PromptSet
     reference: Policy
     reward: Reward
     latest: Reward
-    data: Dataset
+    data: Dataset | None
     plugins: Plugins
     ctx: Context
 
@@ -42,8 +43,12 @@ class Evaluator:
         self.sft, self.before = self.ctx.sft.load(), self.ctx.ruler.evaluation
         self.sft_scores = self._scores(self.before, self.ctx.ruler.gold)
         self.sft_scale = {name: mean_and_std(x) for name, x in self.sft_scores.items()}
-        trained = over_training(self.reward, self.data, self.before.tokenizer)
-        self.training_scale = {"proxy": mean_and_std(trained)}
+        self.training_scale: dict[str, tuple[float, float | None]] = {}
+        if self.data is None:
+            return
+        device, tokenizer = self.ctx.device, self.before.tokenizer
+        trained = over_training(self.reward, self.data, tokenizer, device)
+        self.training_scale["proxy"] = mean_and_std(trained)
         part = spread_part(self.data)
         golds = [g for g in (*part["chosen_gold"], *part["rejected_gold"]) if g is not None]
         if golds:  # a row that a plugin added may have none
@@ -117,7 +122,7 @@ class Evaluator:
         """Means on the scale of SFT responses and on that of D_k; MMD and rank correlation."""
         proxy, gold = scores["proxy"], scores.get("gold")
         own, golds = self._on_sft("proxy", scores), self._on_sft("gold", scores)
-        promised = mean(on_scale(proxy, self.training_scale["proxy"]))
+        promised = mean(on_scale(proxy, self.training_scale.get("proxy")))
         kept = mean(on_scale(gold, self.training_scale.get("gold")))
         rank = math.nan if gold is None else spearman(proxy, gold)  # nan where one is constant
         alone = [None if x is None else on_scale(x, mean_and_std(x)) for x in (proxy, gold)]

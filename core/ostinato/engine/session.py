@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,19 +15,20 @@ from transformers import CONFIG_MAPPING
 from transformers.utils import logging as hf_logging
 
 from ostinato.config.draws import Draws
-from ostinato.config.errors import UserError, closest
-from ostinato.config.sections import ModelSection, RunConfig
+from ostinato.config.errors import UserError, blamed, closest
+from ostinato.config.sections import ModelSection, PromptsSection, RunConfig
 from ostinato.contract.algorithms import refills, size_fault
-from ostinato.contract.answers import algorithm_fault, blamed
+from ostinato.contract.answers import algorithm_fault
 from ostinato.contract.batches import PolicyHandle, PolicyHistory
 from ostinato.contract.context import Context
 from ostinato.contract.events import Event, EventKind
 from ostinato.contract.plugins import Plugins, activate
 from ostinato.contract.policy_algorithm import PolicyAlgorithm
 from ostinato.data.preferences import load_data, save_data
-from ostinato.data.prompts import PromptSplits, load_prompts, split_texts
+from ostinato.data.prompts import PromptSplits, load_prompts, split_prompts
 from ostinato.engine.sft import prompt_answers, train_sft
 from ostinato.machine.backend import Backend
+from ostinato.models.functions import try_function
 from ostinato.models.generation import check_length, stop_token
 from ostinato.models.gold import load_gold, try_gold
 from ostinato.models.loading import vocabulary_key
@@ -35,6 +36,7 @@ from ostinato.models.policy import Policy
 from ostinato.models.prompts import PromptSet
 from ostinato.models.reward_model import RewardModel
 from ostinato.models.ruler import Ruler
+from ostinato.models.samples import Scorer
 from ostinato.runs.directory import Load, Make, RunDirectory, Save
 from ostinato.runs.record import other_files
 
@@ -50,18 +52,23 @@ def check(config: RunConfig, where: str) -> Plugins:
     Raises UserError, every complaint a line.
     """
     plugins = activate(config.wanted_plugins, where)
-    faults = (*other_files(config, plugins), *_at_odds(config, plugins), *_missing(config))
-    found = [f"{where}: {said}" for said in faults]
+    own = (*_at_odds(config, plugins), *_missing(config, plugins))
+    found = [*other_files(config, plugins), *own]
     if found:
-        raise UserError("\n".join(found))
+        raise UserError("\n".join(f"{where}: {said}" for said in found))
     return plugins
 
 
 def _at_odds(config: RunConfig, plugins: Plugins) -> Iterator[str]:
     """What plugins cannot work with in the rest of the run file."""
-    members = plugins.need("members")
-    heads = max([getattr(a.instance, "heads", 1) for a in plugins.active], default=1)
-    if members and max(config.reward_model.members, heads) < members:
+    members, combiner = plugins.need("members"), plugins[plugins.owners["combine_rm"]].instance
+    parts = [
+        config.reward_model.members,
+        *(getattr(a.instance, "heads", 1) for a in plugins.active),
+    ]
+    if not getattr(combiner, "reward_models", True):  # then only what it has of its own
+        parts = [getattr(combiner, "heads", 1)]
+    if members and max(parts) < members:
         asking = next(a.name for a in plugins.active if a.needs.get("members"))
         yield (
             f"plugin '{asking}' needs at least {members} heads or members, for one reward model "
@@ -79,13 +86,7 @@ def _at_odds(config: RunConfig, plugins: Plugins) -> Iterator[str]:
         refills(plugins)
     except UserError as error:
         yield str(error)
-    labeller = plugins.owners.get("label")
-    needs_gold = labeller and getattr(plugins[labeller].instance, "needs_gold", False)
-    if needs_gold and config.gold is None:
-        yield (
-            f"labels come from plugin '{labeller}', which needs a gold model; set gold.model, or "
-            "list a labeller that needs none"
-        )
+    yield from _unlearnable(config, plugins)
     for one in plugins.active:
         if callable(getattr(one.instance, "check_run", None)):
             with blamed(one.name, "its check_run(config)"):
@@ -93,7 +94,35 @@ def _at_odds(config: RunConfig, plugins: Plugins) -> Iterator[str]:
             yield from map(str, found)
 
 
-def _missing(config: RunConfig) -> Iterator[str]:
+def _unlearnable(config: RunConfig, plugins: Plugins) -> Iterator[str]:
+    """What keeps a run from learning a reward model, or from doing without one."""
+    if not plugins.learn_rewards:
+        if config.policy.value == "reward_model":
+            owner = plugins.owners["combine_rm"]
+            yield (
+                f"policy.value: no reward model is trained, since the reward is of plugin '{owner}'"
+                "; set it to shared or separate"
+            )
+        return
+    if config.reward_model.model is None and config.reward_model.random is None:
+        yield "reward_model: has neither model nor random, and no world supplies one"
+    labeller = plugins.owners.get("label")
+    needs_gold = labeller and getattr(plugins[labeller].instance, "needs_gold", False)
+    if needs_gold and config.gold is None:
+        yield (
+            f"labels come from plugin '{labeller}', which needs a gold model; set gold.model, or "
+            "list a labeller that needs none"
+        )
+
+
+def prompts_of(config: RunConfig, plugins: Plugins) -> PromptsSection:
+    """The settings of the prompts; a run without labels asks for no prompts of pairs."""
+    if plugins.learn_rewards:
+        return config.prompts
+    return config.prompts.model_copy(update={"preference": 0, "held_out": 0})
+
+
+def _missing(config: RunConfig, plugins: Plugins) -> Iterator[str]:
     """Models, data and functions that should lie here and do not."""
     for key in ("policy", "reward_model", "gold"):
         section: ModelSection | None = getattr(config, key)
@@ -107,14 +136,21 @@ def _missing(config: RunConfig) -> Iterator[str]:
             if kind not in CONFIG_MAPPING:
                 hint = closest(kind, CONFIG_MAPPING)
                 yield f"{key}.random.model_type: transformers has no model '{kind}'{hint}"
+    known = PromptSet([], [], [])  # what functions are tried on: they may not take any prompt
+    try:
+        if looks_local(config.prompts.data or ""):
+            known = split_prompts(prompts_of(config, plugins))["evaluation"].first(2)
+    except UserError as error:
+        yield str(error)
     attempts: list[Callable[[], Any]] = []
-    known: list[str] = []  # what gold.function is tried on: it may not take any prompt
-    if looks_local(config.prompts.data or ""):
-        attempts.append(lambda: known.extend(split_texts(config.prompts)["evaluation"].values()))
     if config.sft is not None and looks_local(config.sft.data):
         attempts.append(lambda: prompt_answers(config))
     if (gold := config.gold) is not None and gold.function is not None:
-        attempts.append(lambda: try_gold(gold, known[:2]))
+        attempts.append(partial(try_gold, gold, known.texts, known.columns))
+    for one in plugins.active:
+        for name in getattr(one.instance, "functions", ()):
+            key = f"plugins.{one.name}.functions"
+            attempts.append(partial(try_function, name, key, known.texts, known.columns))
     for attempt in attempts:
         try:
             attempt()
@@ -151,7 +187,7 @@ class Session(AbstractContextManager["Session"]):
         self.backend = Backend(config.backend)
         self.draws = Draws(config.seed)
         with self.draws.forked("gold weights"):
-            self.gold = load_gold(config.gold, self.backend.device) if config.gold else None
+            self.gold = self._gold()
         self.tell(
             "run_started",
             config=config,
@@ -160,11 +196,13 @@ class Session(AbstractContextManager["Session"]):
             resumed=self.directory.resumed,
             backend=str(self.backend),
         )
-        _ = self.initial_reward_model  # one that cannot be loaded ends the run before the SFT
+        if self.plugins.learn_rewards:
+            _ = self.initial_reward_model  # one that cannot be loaded ends the run before the SFT
         self.sft_policy = self.directory.artefact("sft", self._sft, Policy.save, self.load_policy)
         stop_token(self.tokenizer, config.generation)
         self.sft = PolicyHandle("sft", lambda: self.sft_policy)
-        self.prompts: PromptSplits = load_prompts(config.prompts, self.tokenizer)
+        settings = prompts_of(config, self.plugins)
+        self.prompts: PromptSplits = load_prompts(settings, self.tokenizer)
         check_length(self.sft_policy.lm, self.prompts.longest, config.generation)
         if config.policy.value == "reward_model":  # it reads all of the policy's tokens
             body = self.initial_reward_model.model
@@ -179,9 +217,16 @@ class Session(AbstractContextManager["Session"]):
             directory=self.directory.path,
             autocast=self.backend.autocast,
             logged=self.plugins.logged,
+            columns=lambda samples: self.prompts.columns(samples.prompts),
         )
         self.ruler = self.directory.artefact("ruler", self._ruler, Ruler.save, self._load_ruler)
         self.ctx = self.ctx.at(ruler=self.ruler)
+
+    def _gold(self) -> Scorer | None:
+        if self.config.gold is None:
+            return None
+        device = self.backend.device
+        return load_gold(self.config.gold, device, lambda texts: self.prompts.columns(texts))
 
     def __exit__(self, *_: object) -> None:
         self.directory.close()
@@ -226,8 +271,8 @@ class Session(AbstractContextManager["Session"]):
         with self.draws.forked("policy weights"):
             policy = Policy.load(self.config.policy, self.config.generation.temperature)
         policy.to(self.backend.device)
-        alike = vocabulary_key(policy.tokenizer) == self.initial_reward_model.key
-        if self.config.policy.value == "reward_model" and not alike:
+        same, key = self.config.policy.value == "reward_model", vocabulary_key(policy.tokenizer)
+        if same and key != self.initial_reward_model.key:
             raise UserError(
                 "policy.value: the value model cannot start from the reward model, whose tokenizer "
                 "is not the policy's; give both the same, or set it to separate"

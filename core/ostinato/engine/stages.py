@@ -33,9 +33,8 @@ from ostinato.engine.policy_training import PolicyTrainer
 from ostinato.engine.reward_training import RewardTrainer
 from ostinato.engine.session import Session
 from ostinato.models.policy import Policy
-from ostinato.models.reward import Calibration, Reward, combine, mean_over_members
+from ostinato.models.reward import Reward, combine, mean_over_members
 from ostinato.models.reward_model import RewardModel
-from ostinato.models.ruler import centred
 from ostinato.models.weights import distance
 
 Models = Sequence[Reward]  # R~_1 .. R~_k
@@ -133,55 +132,6 @@ def train_reward_model(s: Session, data: Dataset, pairs: Preferences) -> Reward:
     return members[0] if len(members) == 1 else combine(members, mean_over_members)
 
 
-def combined_reward(s: Session, models: Models, preferences: Pairs, data: Dataset) -> Reward:
-    """R_k, with mean 0 on the ruler; a model made for it is calibrated, if the plugin has not."""
-    reward = _combined(s, models, preferences, data)
-    if reward not in models and not isinstance(reward, RewardModel):
-        centred(reward, s.ruler)
-    s.log_actions("combined")
-    return reward
-
-
-def _combined(s: Session, models: Models, preferences: Pairs, data: Dataset) -> Reward:
-    wanted = "a reward model or ostinato.combine(models, reduce)"
-    datasets = [p.train for p in preferences]
-    given = {"reward_models": list(models), "datasets": datasets, "ctx": s.ctx}
-    answer: Reward = _ask(s, "combine_rm", Reward, wanted, **given)
-    s.plugins.acted(s.plugins.owners["combine_rm"], "combine_rm", len(answer.members))
-    answer.to(s.backend.device)
-    for member in answer.members:
-        if member.calibration == Calibration():
-            calibrate(s, member, data, preferences[-1].held_out)
-    return answer
-
-
-def save_combined(s: Session, models: Models, reward: Reward, folder: Path) -> None:
-    """Which reward models R_k consists of; the weights too where it is a new one."""
-    names = {}
-    for k, model in enumerate(models, start=1):
-        for i, member in enumerate(model.members):
-            last = f"/member-{i}" if len(model.members) > 1 else ""
-            names[id(member)] = f"iteration-{k}/reward_model{last}"
-    members = [names.get(id(member)) for member in reward.members]
-    facts = {"plugin": s.plugins.owners["combine_rm"], "members": members, "zero": reward.zero}
-    (folder / "combined.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    if isinstance(reward, RewardModel) and members == [None]:
-        reward.save(folder)
-
-
-def load_combined(
-    s: Session, models: Models, preferences: Pairs, data: Dataset, folder: Path
-) -> Reward:
-    """R_k again: its own checkpoint, or the hook's answer to the same reward models."""
-    if (folder / "config.json").exists():
-        return RewardModel.load_checkpoint(folder, s.plugins.readers).to(s.backend.device)
-    reward = _combined(s, models, preferences, data)
-    reward.zero = json.loads((folder / "combined.json").read_text(encoding="utf-8"))["zero"]
-    s.plugins.taken_actions()  # they are in the log already
-    s.ctx.logged.clear()
-    return reward
-
-
 def initial_policy(s: Session, history: PolicyHistory) -> PolicyHandle:
     """pi_k_init, as a handle; a policy made for it gets its name when it is saved."""
     owner = s.plugins.owners["init_policy"]
@@ -210,7 +160,7 @@ def load_handle(s: Session, folder: Path) -> PolicyHandle:
 
 
 def train_policy(
-    s: Session, initial: PolicyHandle, reward: Reward, latest: Reward, data: Dataset
+    s: Session, initial: PolicyHandle, reward: Reward, latest: Reward, data: Dataset | None
 ) -> Policy:
     """pi_k, optimised on R_k and evaluated on the way; ends with the iteration's summary row."""
     s.tell("stage_started", stage="policy", total=s.config.rl.rollouts)
@@ -244,8 +194,8 @@ def summary(s: Session) -> dict[str, Any]:
     evals = [r for r in rows if r["kind"] == "eval"]
     if not evals:
         raise UserError("no evaluation was made; a train_policy hook switched every one off")
-    trained = [r for r in rows if r["kind"] == "reward_model_trained"][-1]
-    known = {key: [a for a in trained[key] or () if a is not None] for key in ACCURACIES}
+    trained = [r for r in rows if r["kind"] == "reward_model_trained"][-1:]  # none in some runs
+    known = {k: [a for r in trained for a in r[k] or () if a is not None] for k in ACCURACIES}
     gold = [r["gold_sft_std"] for r in evals if r["gold_sft_std"] is not None]
     last = {
         key: value

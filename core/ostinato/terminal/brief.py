@@ -10,11 +10,13 @@ from rich.text import Text
 
 from ostinato.config.sections import ModelSection, RunConfig, plugin_name
 from ostinato.contract.hookspecs import KINDS
-from ostinato.contract.plugins import Plugins
+from ostinato.contract.plugins import UNASKED, Plugins
 from ostinato.machine.backend import caution, chosen
 from ostinato.report.tables import LEGEND, MMD
 from ostinato.runs.record import since
 from ostinato.terminal.printing import STYLES, Screen, show
+
+NO_MODEL = "none: the reward needs none, so no pairs are labelled"
 
 
 def _source(section: ModelSection, world: str | None) -> str:
@@ -31,7 +33,8 @@ def brief(config: RunConfig, plugins: Plugins, facts: Iterable[tuple[str, str]])
     """The run in brief: who owns which hook, where models and prompts come from, ``facts``."""
     table = Table.grid(Column(style="dim", no_wrap=True), Column(overflow="fold"), padding=(0, 2))
     listed = {plugin_name(name) for name, _ in config.wanted_plugins}
-    for hook in KINDS:
+    learns = plugins.learn_rewards
+    for hook in (h for h in KINDS if learns or h not in UNASKED):
         names = plugins.implementing(hook)
         if listed & set(names):
             table.add_row(hook, Text(", ".join(names), style="bold"))
@@ -41,7 +44,7 @@ def brief(config: RunConfig, plugins: Plugins, facts: Iterable[tuple[str, str]])
     gold = config.gold and (config.gold.function or _source(config.gold, config.world))
     for key, value in (
         ("policy", _source(config.policy, config.world)),
-        ("reward model", _source(config.reward_model, config.world)),
+        ("reward model", _source(config.reward_model, config.world) if learns else NO_MODEL),
         ("gold", gold or "none: no gold, gap, spearman and MMD"),
         ("prompts", _of_world(str(config.prompts.data), config.world)),
         *facts,

@@ -47,7 +47,7 @@ def test_training_std_is_the_spread_of_training_responses_with_the_ruler_s_zero(
     assert model.calibration.unit == pytest.approx(raw.std(ddof=1), rel=1e-5)
     there = np.concatenate([heads_score(model, s) for s in (ruler.evaluation, ruler.rl)])
     assert np.mean(model.calibration.zeros) == pytest.approx(there.mean(), abs=1e-6)
-    score = over_training(model, data, own.rl.tokenizer).double().numpy()
+    score = over_training(model, data, own.rl.tokenizer, "cpu").double().numpy()
     np.testing.assert_allclose(score, (raw - there.mean()) / raw.std(ddof=1), atol=1e-4)
 
 
@@ -76,7 +76,7 @@ def test_only_an_even_spread_of_much_data_is_scored(made, monkeypatch):
     one, model, _, data, _ = made
     monkeypatch.setattr(calibration, "TRAINING_RESPONSES", 8)
     tokenizer = one.trainer().policy_tokenizer
-    found = over_training(model, data, tokenizer)
+    found = over_training(model, data, tokenizer, "cpu")
     part = data.select([0, 3, 7, 10])
     own = one.ruler(part)
     wanted = np.concatenate([heads_score(model, s) for s in (own.evaluation, own.rl)])

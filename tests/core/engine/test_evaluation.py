@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,10 +18,11 @@ from ostinato.contract.context import Context, Evaluation
 from ostinato.engine.evaluation import Evaluator
 from ostinato.models.generation import sample
 from ostinato.models.prompts import PromptSet
+from ostinato.models.reward import Reward
 from ostinato.models.ruler import Ruler
+from ostinato.models.samples import Scores
 
 PROMPTS = [[2, 3], [4], [5, 2, 2], [3, 3], [2, 5], [4, 4, 4], [5], [3]]
-ON_CPU = SimpleNamespace(model=SimpleNamespace(device="cpu"))
 
 
 class WordGold:
@@ -33,22 +33,21 @@ class WordGold:
         return torch.tensor([r.count("b") + 0.3 * len(r.split()) + 0.1 * f for r, f in pairs])
 
 
-class Fake:
+class Fake(Reward):
     """A reward that is a function of samples."""
-
-    members = (ON_CPU,)
 
     def __init__(self, function):
         self.function = function
 
-    def score_samples(self, samples):
-        return SimpleNamespace(score=self.function(samples))
+    def scores(self, samples):
+        return Scores(self.function(samples))
 
 
 def training_data(gold):
     """D_k: ten comparisons of one length or another, with golds where there is a gold model."""
     rows = [
         {
+            "prompt": f"prompt {i}",
             "prompt_ids": PROMPTS[i % 8],
             "chosen_ids": [3, 4][: 1 + i % 2],
             "rejected_ids": [4] * (1 + i % 3),

@@ -52,7 +52,7 @@ def test_first_logged_loss_is_the_weighted_mean_of_the_paper(
     model = one.initial()
     fit = one.trainer()
     raw = [
-        score(model, data, side, fit.policy_tokenizer).double().numpy()
+        score(model, data, side, fit.policy_tokenizer, "cpu").double().numpy()
         for side in ("chosen", "rejected")
     ]
     z = raw[0] - raw[1] - columns["margin"]
@@ -115,7 +115,8 @@ def test_held_out_accuracy_follows_gold_not_noisy_labels_and_counts_ties_half(ki
     one = kit.make()
     model, tokenizer = one.initial(), one.trainer().policy_tokenizer
     data = comparisons(40, noise=0.5)
-    chosen, rejected = (score(model, data, s, tokenizer) for s in ("chosen", "rejected"))
+    sides = ("chosen", "rejected")
+    chosen, rejected = (score(model, data, side, tokenizer, "cpu") for side in sides)
     gold = torch.tensor(data["chosen_gold"][:]) - torch.tensor(data["rejected_gold"][:])
     expected = float(((chosen > rejected) == (gold > 0)).float().mean())
     assert held_out_accuracy(model, data, tokenizer)["accuracy"] == pytest.approx(expected)
@@ -142,7 +143,7 @@ def test_accuracy_on_labels_that_err_stands_beside_that_on_gold(kit, comparisons
         table[f"{side}_gold"] = gold
     data = Dataset.from_dict(table | {"label": [1.0, 0.8, 1.0, 0.6, 0.5]})
 
-    def scores(_model, data, side, _tokenizer):
+    def scores(_model, data, side, *_):
         return torch.tensor(data[f"{side}_gold"][:])
 
     monkeypatch.setattr(calibration, "score", scores)

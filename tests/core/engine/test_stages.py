@@ -183,7 +183,7 @@ def test_the_value_model_starts_from_the_newest_reward_model(tmp_path, monkeypat
         latest = RewardModel.load_checkpoint(folder)
         prompts = samples.prompt_ids[0][samples.prompt_mask[0]].tolist()
         response = samples.response_ids[0][samples.mask[0]].tolist()
-        raw = latest.raw([prompts], [response[:-1]])  # all but the token that is valued
+        raw, _ = latest.raw([prompts], [response[:-1]])  # all but the token that is valued
         scale = latest.calibration
         assert float(values[0, len(response) - 1]) == pytest.approx(
             float((raw[0, 0] - scale.zeros[0]) / scale.unit), abs=1e-4
@@ -262,16 +262,3 @@ def test_the_summary_is_the_iterations_last_evaluation_and_its_largest_gold(gold
     assert (made["peak_gold"], made[GOLD]) == (peak, golds[-1])
     assert (made["kl"], made["kl_init"]) == (2 + 0.5 * last, last)
     assert not {"step", "samples", "iteration"} & set(made)
-
-
-def test_a_combined_model_is_calibrated_on_all_of_its_data_and_the_newest_held_out(
-    session, kit, comparisons, monkeypatch
-):
-    one = kit.make()
-    made = one.initial()
-    s = session(combine_rm=lambda self: made)
-    asked = []
-    monkeypatch.setattr(stages, "calibrate", lambda *given: asked.append(given))
-    pairs = [SimpleNamespace(train=f"D~_{k}", held_out=f"held out {k}") for k in (1, 2)]
-    assert stages.combined_reward(s, [one.initial()] * 2, pairs, "D_2") is made
-    assert asked == [(s, made, "D_2", "held out 2")]

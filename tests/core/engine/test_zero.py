@@ -88,6 +88,7 @@ def test_the_gap_at_the_sft_policy_is_0(world, name, members, monkeypatch):
         data = Dataset.from_list(
             [
                 {
+                    "prompt": world.prompts.texts[i],
                     "prompt_ids": world.prompts.tokens[i],
                     **{f"{side}_ids": [5, 6, 7 + i] for side in ("chosen", "rejected")},
                     **{f"{side}_finished": False for side in ("chosen", "rejected")},
