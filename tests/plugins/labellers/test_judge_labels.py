@@ -265,7 +265,7 @@ def test_the_default_template_shows_everything(kit):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"model": "./nowhere"}, "plugins.judge_labels.model: no folder './nowhere'"),
+        ({"model": "./nowhere"}, "plugins.judge_labels.model: no folder '"),
         ({"template": "{prompt} {second}"}, "template: has no {first}, so the judge would not see"),
         ({"template": "{first} {secnd}"}, "template: unknown {secnd}; valid names are prompt, "),
         ({"template": "{first} {second} {"}, "template: "),
