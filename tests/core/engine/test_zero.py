@@ -16,7 +16,6 @@ from ostinato.contract.batches import PolicyHandle
 from ostinato.contract.context import Context
 from ostinato.contract.plugins import activate
 from ostinato.data.prompts import load_prompts
-from ostinato.engine import evaluation
 from ostinato.engine.evaluation import Evaluator
 from ostinato.machine.backend import Backend
 from ostinato.models.generation import sample
@@ -107,7 +106,7 @@ def test_the_gap_at_the_sft_policy_is_0(world, name, members, monkeypatch):
             ctx,
         )
         # drawn once a seed: sampling is most of the time
-        monkeypatch.setattr(evaluation, "drawn", lambda *_, samples=fresh: samples)
+        monkeypatch.setattr(Context, "sample", lambda *_, samples=fresh, **__: samples)
         scores = [reward.score_samples(s).score for s in (ruler.evaluation, ruler.rl)]
         assert abs(float(torch.cat(scores).mean())) < 1e-4
         found.append(evaluator(world.sft, 0))
