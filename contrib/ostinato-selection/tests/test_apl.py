@@ -39,7 +39,7 @@ def test_an_entropy_is_minus_the_log_probability_of_a_response(run):
         "prompt": ["the soup"] * 2,
     }
     samples = ostinato.Samples.of(policy.tokenizer, data, "first")
-    found = entropies(policy, samples, SimpleNamespace(autocast=torch.no_grad))
+    found = entropies(policy, samples)
     for value, answer in zip(found.tolist(), answers, strict=True):
         expected = 0.0
         for place, token in enumerate(answer):
@@ -56,7 +56,7 @@ def test_the_least_sure_of_the_prompts_that_were_looked_at(made, context, monkey
     def sample(policy, prompts, purpose, count):
         return [(text, next(noise)) for text in prompts.texts for _ in range(count)]
 
-    def found(policy, samples, ctx):
+    def found(policy, samples):
         return torch.tensor([unsure[text] + extra for text, extra in samples], dtype=torch.double)
 
     monkeypatch.setattr(apl, "entropies", found)
@@ -68,7 +68,7 @@ def test_the_least_sure_of_the_prompts_that_were_looked_at(made, context, monkey
 
 
 def test_more_prompts_than_there_are_come_again(made, context, monkeypatch):
-    monkeypatch.setattr(apl, "entropies", lambda p, s, c: torch.arange(float(len(s))))
+    monkeypatch.setattr(apl, "entropies", lambda _, s: torch.arange(float(len(s))))
     sample = lambda policy, prompts, purpose, count: prompts.texts * count  # noqa: E731
     ctx = context(sample=sample, policy=None)
     rows = made(APL, responses=1, candidates=1).choose_prompts(Prompts(["a", "b"]), 5, 0, ctx)
@@ -86,7 +86,7 @@ def test_pairs_of_unsure_prompts_that_the_reward_tells_apart(
     flat = [name for four in names.values() for name in four]
     unsure = dict(zip(flat, draw.permutation(12).astype(float), strict=True))
     known = {name: draw.normal(size=2).tolist() for name in flat}
-    look = lambda p, s, c: torch.tensor([unsure[t] for t in s.responses]).double()  # noqa: E731
+    look = lambda _, s: torch.tensor([unsure[t] for t in s.responses]).double()  # noqa: E731
     monkeypatch.setattr(apl, "entropies", look)
     handles = SimpleNamespace(sft=SimpleNamespace(load=lambda: None), final=[])
     ctx = context(responses=ask.responses, policies=handles)

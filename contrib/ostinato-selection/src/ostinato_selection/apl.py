@@ -46,7 +46,7 @@ class APL:
         looked = [order[place % len(order)] for place in range(self.config.candidates * count)]
         looked = sorted(set(looked)) if len(order) >= count else looked
         drawn = ctx.sample(ctx.policy, prompts.take(looked), "apl", count=self.config.responses)
-        found = entropies(ctx.policy, drawn, ctx).view(len(looked), -1).mean(1)
+        found = entropies(ctx.policy, drawn).view(len(looked), -1).mean(1)
         taken = found.argsort(descending=True, stable=True)[:count]
         ctx.log(**{"apl/entropy": float(found[taken].mean()), "apl/looked": float(found.mean())})
         return [looked[place] for place in taken.tolist()]
@@ -64,7 +64,7 @@ class APL:
         before = ctx.policies
         policy = (before.final[-1] if before.final else before.sft).load()
         sides = [ctx.responses(comparisons, side) for side in ("first", "second")]
-        unsure = (entropies(policy, sides[0], ctx) + entropies(policy, sides[1], ctx)) / 2
+        unsure = (entropies(policy, sides[0]) + entropies(policy, sides[1])) / 2
         groups: dict[tuple[int, int], list[int]] = {}
         for row, key in enumerate(zip(comparisons["iteration"], comparisons["group"], strict=True)):
             groups.setdefault(key, []).append(row)
@@ -80,7 +80,6 @@ class APL:
 
 
 @torch.no_grad()
-def entropies(policy: Policy, samples: Samples, ctx: Context) -> Tensor:
+def entropies(policy: Policy, samples: Samples) -> Tensor:
     """-log pi(y | x) of each response (B,), nats, in fp64 on the CPU."""
-    with ctx.autocast():
-        return -policy.logprobs(samples).double().sum(1).cpu()
+    return -policy.logprobs(samples).double().sum(1).cpu()
