@@ -1,0 +1,94 @@
+"""Pessimism about the last layer: the reward of the worst head that the data still allow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from ostinato import Context, Reward, Samples, Scores, UserError, hookimpl, wrapped
+from ostinato_uncertainty.features import factor, features, known, length, whitened
+
+
+class AdvPO:
+    """Optimise against the worst reward head within a confidence ellipsoid (AdvPO)."""
+
+    paper = "Zhang et al. 2024 (AdvPO), arXiv 2403.05171"
+
+    class Config(BaseModel):
+        """Settings."""
+
+        model_config = ConfigDict(extra="forbid")
+        b: float = Field(
+            2.0, gt=0, description="radius of the ellipsoid (paper: sqrt of 1 to 15; 2 is ours)"
+        )
+        ridge: float = Field(1.0, gt=0, description="lambda of M (ours; the paper gives none)")
+        references: int = Field(
+            1, ge=0, description="SFT responses a prompt to compare with (paper's 1); 0 is none"
+        )
+        form: Literal["adversarial", "sample"] = Field(
+            "adversarial",
+            description="one worst head for all samples scored together (the paper's AdvPO), or "
+            "each sample's own, its lower confidence bound",
+        )
+
+    config: Config
+
+    @hookimpl
+    def wrap_reward(self, reward: Reward, ctx: Context) -> Reward:
+        """r(x, y) less b times :meth:`uncertainty`, in units of the reward.
+
+        M = ridge I + sum of e e' over both responses of every comparison of D_k (section 3), one M
+        a member. References are drawn anew for each batch, and are the same for the same batch.
+        Raises UserError where there is no D_k, or where the reward has no features.
+        """
+        if ctx.data is None:
+            raise UserError(
+                "plugin 'advpo': the run trains no reward model, so that there is no data of which "
+                "a head could be sure; list an owner of combine_rm that uses reward models"
+            )
+        sides = [ctx.responses(ctx.data, side) for side in ("chosen", "rejected")]
+        e = torch.cat([features(reward, side, "advpo") for side in sides])  # (2N, members, D)
+        eye = torch.eye(e.shape[-1], dtype=e.dtype, device=e.device)
+        self._inner, self._ctx = reward, ctx
+        self._root = factor(torch.einsum("nmd,nme->mde", e, e) + self.config.ridge * eye)
+
+        def pessimistic(samples: Samples, scores: Scores) -> Scores:
+            unsure = self.uncertainty(samples, known(scores.hidden, "advpo"))
+            return replace(scores, score=scores.score - self.config.b * unsure.to(scores.score))
+
+        return wrapped(reward, pessimistic)
+
+    def uncertainty(self, samples: Samples, e: Tensor) -> Tensor:
+        """(B,) of features e (B, members, D), the mean over members.
+
+        adversarial: e' M^-1 g / sqrt(g' M^-1 g), g the mean over the batch of e less its
+        reference's: the worst head is that one which takes most off the whole batch (section 4).
+        sample: sqrt(d' M^-1 d), d a sample's e less its reference's.
+        """
+        own = whitened(e, self._root)
+        apart = whitened(e - self._reference(samples, e), self._root)
+        if self.config.form == "sample":
+            return length(apart).mean(1)
+        worst = apart.mean(0)  # (members, D)
+        worst = worst / length(worst)[:, None].clamp_min(1e-12)
+        return (own * worst).sum(-1).mean(1)
+
+    def _reference(self, samples: Samples, e: Tensor) -> Tensor:
+        """Mean features of SFT responses to the same prompts, as e."""
+        count = self.config.references
+        if not count:
+            return torch.zeros_like(e)
+        drawn = self._ctx.sample(self._ctx.sft.load(), samples, "advpo references", count)
+        found = features(self._inner, drawn, "advpo")
+        return found.view(len(e), count, *e.shape[1:]).mean(1)
+
+    @hookimpl
+    def evaluate(self, ctx: Context) -> dict[str, float]:
+        """``uncertainty``: mean over the evaluation samples, which times b is taken off."""
+        samples = ctx.evaluation.samples
+        unsure = self.uncertainty(samples, features(self._inner, samples, "advpo"))
+        return {"uncertainty": float(unsure.mean())}
