@@ -23,7 +23,10 @@ class AdvPO:
 
         model_config = ConfigDict(extra="forbid")
         b: float = Field(
-            2.0, gt=0, description="radius of the ellipsoid (paper: sqrt of 1 to 15; 2 is ours)"
+            5.0,
+            gt=0,
+            description="radius of the ellipsoid, in units of the reward (ours; paper: sqrt of 1 "
+            "to 15, in raw ones)",
         )
         ridge: float = Field(1.0, gt=0, description="lambda of M (ours; the paper gives none)")
         references: int = Field(
