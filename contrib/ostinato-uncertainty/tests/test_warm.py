@@ -78,5 +78,7 @@ def test_faults_are_one_sentence(tmp_path):
     two = "reward_model.members=2"
     with pytest.raises(ostinato.UserError, match=r"plugins\.warm\.rates: expected numbers above 0"):
         toy(tmp_path / "run", "{warm: {rates: [1, 0]}}", two)
+    with pytest.raises(ostinato.UserError, match=r"'sharpe' needs the variance of members"):
+        toy(tmp_path / "run", "warm, sharpe", two)
     with pytest.raises(ostinato.UserError, match=r"hook 'combine_rm' has one owner"):
         toy(tmp_path / "run", "warm, worst_case", two)

@@ -41,7 +41,12 @@ class WARM:
         self._start: RewardModel | None = None
 
     def check_run(self, config: RunConfig) -> Iterator[str]:
-        """A mean needs several models; those of other iterations are another method's."""
+        """A mean needs several models, and leaves one, which has no variance over members."""
+        for name in [n for n, _ in config.wanted_plugins if n in {"sharpe", "uarm"}]:
+            yield (
+                f"plugins: '{name}' needs the variance of members, and 'warm' makes one model of "
+                "them; leave one of the two out"
+            )
         if config.reward_model.members < 2:
             yield (
                 f"reward_model.members: is {config.reward_model.members}, expected 2 at least: "
