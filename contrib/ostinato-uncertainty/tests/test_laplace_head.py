@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from ostinato_uncertainty.laplace_head import Centre, LaplaceHead, posterior_root
+from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
+from transformers import AutoModelForSequenceClassification
 from uncertainty_kit import actions, toy
 
 import ostinato
@@ -52,11 +54,27 @@ def test_it_is_unsure_where_no_pair_has_been_and_surer_with_more_pairs():
     assert same == pytest.approx(unknown, rel=0.05)
 
 
-def test_a_run_scores_by_a_lower_bound(tmp_path):
+def test_a_run_saves_a_head_that_is_sure_of_the_ruler(tmp_path):
+    """The centre is the mean, over the SFT responses, of what the further outputs say."""
     run = toy(tmp_path / "run", "laplace_head", "rl.rollouts=1")
     row = next(row for row in run.metrics if row["kind"] == "reward_model_trained")
     assert row["laplace_head/std"] > 0
     assert actions(run, "laplace_head.train_rm")[0] > 0
+    (modules,) = (tmp_path / "run").rglob("*reward_model/plugin_modules.safetensors")
+    model = AutoModelForSequenceClassification.from_pretrained(modules.parent)
+    (ruler,) = (load_file(file) for file in (tmp_path / "run").rglob("ruler.safetensors"))
+    said = []
+    for part in ("evaluation", "rl"):
+        names = ("prompt_ids", "prompt_mask", "response_ids", "mask")
+        for prompt, here, response, there in zip(
+            *(ruler[f"{part}.{name}"] for name in names), strict=True
+        ):
+            ids = torch.cat([prompt[here], response[there]])[None]
+            with torch.no_grad():
+                said.append(model(input_ids=ids).logits[0])
+    centre = load_file(modules)["laplace_head.centre"]
+    assert torch.stack(said).mean(0)[1:].numpy() == pytest.approx(centre.numpy(), abs=1e-4)
+    assert centre.abs().max() > 0.01
 
 
 def test_faults_are_one_sentence(tmp_path):
