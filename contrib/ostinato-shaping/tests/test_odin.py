@@ -114,6 +114,6 @@ def test_odin_and_par_run_together(toy):
 
 
 def test_a_wrong_setting_is_one_sentence(toy):
-    with pytest.raises(ostinato.UserError, match="plugins.odin.length") as caught:
+    with pytest.raises(ostinato.UserError, match=r"plugins\.odin\.length") as caught:
         toy("{odin: {length: -1}}")
     assert "\n" not in str(caught.value)

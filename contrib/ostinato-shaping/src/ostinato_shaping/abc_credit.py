@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ostinato import Context, Reward, RewardModel, Samples, Scores, UserError, hookimpl, wrapped
+from ostinato import Context, RewardBatch, RewardModel, Samples, UserError, hookimpl
 
 
 class ABCCredit:
@@ -35,35 +35,30 @@ class ABCCredit:
     config: Config
 
     @hookimpl
-    def wrap_reward(self, reward: Reward, ctx: Context) -> Reward:
-        """Token t gets beta a_t r(x, y), the last token the rest: the total stays r(x, y).
+    def reward_transform(self, rewards: RewardBatch, ctx: Context) -> RewardBatch:
+        """Token t is given beta a_t r, the last one the rest too: the total stays r (B,).
 
         a (B, T) is the attention of the last token of the response to each of its tokens, in the
-        last layer, mean over heads (and over the reward's members), divided by its sum. Raises
-        UserError where there is no reward model, or one that reads other tokens than the policy.
+        last layer, mean over heads (and over the reward's members), divided by its sum. r is the
+        score; what single tokens have already stays where it is. Raises UserError where there is no
+        reward model, or one that reads other tokens than the policy.
         """
-        if not reward.members:
+        members: list[RewardModel] = ctx.reward.members
+        if not members:
             fault = "this run's reward is made of no reward model, so there is no attention"
             raise UserError(f"plugin 'abc_credit': {fault}")
+        found = torch.stack([self._attention(member, rewards.samples) for member in members])
+        shares = found.mean(0).to(rewards.score)  # (B, T)
+        credit = self.config.beta * shares * rewards.score[:, None]
+        last = shares.gather(1, (rewards.samples.lengths - 1)[:, None])
+        ctx.log(**{"abc_credit/at_last_token": float(last.mean())})
+        return replace(
+            rewards,
+            score=rewards.score - credit.sum(1),
+            token_score=rewards.token_score + credit,
+        )
 
-        def spread(samples: Samples, scores: Scores) -> Scores:
-            members: list[RewardModel] = reward.members
-            found = torch.stack([self._attention(member, samples) for member in members])
-            shares = found.mean(0).to(scores.score)
-            whole = scores.total[:, None]
-            credit = self.config.beta * shares * whole
-            return replace(scores, score=scores.total - credit.sum(1), token_score=credit)
-
-        made = wrapped(reward, spread)
-        if ctx.ruler is not None:
-            sft = ctx.ruler.evaluation
-            credit = made.score_samples(sft).token_score
-            assert credit is not None
-            last = credit.gather(1, (sft.lengths - 1)[:, None]).abs().sum()
-            total = credit.abs().sum().clamp_min(1e-12)
-            ctx.log(**{"abc_credit/at_last_token": float(last / total)})
-        return made
-
+    @torch.no_grad()
     def _attention(self, model: RewardModel, samples: Samples) -> Tensor:
         """(B, T), 0 on padding, a sum of 1 for each response."""
         if model.tokenizer.get_vocab() != samples.tokenizer.get_vocab():
