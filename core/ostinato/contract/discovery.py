@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from itertools import chain
@@ -24,11 +26,25 @@ NEEDS |= {"reference_logits", "reward_models"}
 
 
 @dataclass(frozen=True)
+class Given:
+    """A class in the place of an entry point, which would import it."""
+
+    made: Any
+
+    @property
+    def value(self) -> str:
+        return f"{self.made.__module__}:{self.made.__qualname__}"
+
+    def load(self) -> Any:
+        return self.made
+
+
+@dataclass(frozen=True)
 class Found:
     """A plugin, not yet imported."""
 
     name: str
-    entry_point: EntryPoint | InFile
+    entry_point: EntryPoint | InFile | Given
     distribution: str = ""  # of an installed one, and so the version
     version: str = ""
 
@@ -71,8 +87,24 @@ class Found:
         return made
 
 
+_known: ContextVar[dict[str, list[Found]] | None] = ContextVar("_known", default=None)
+
+
+@contextmanager
+def offered(classes: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, plugins are these classes by name, and those that are installed at its start."""
+    mine = {n: [Found(n, Given(made), made.__module__, "0")] for n, made in classes.items()}
+    token = _known.set(discover() | mine)
+    try:
+        yield
+    finally:
+        _known.reset(token)
+
+
 def discover() -> dict[str, list[Found]]:
     """Every installed plugin by name; nothing is imported. Two entries are two packages' claims."""
+    if (known := _known.get()) is not None:
+        return known
     found: dict[str, list[Found]] = defaultdict(list)
     facts: dict[int, tuple[str, str]] = {}  # each question to a distribution reads its METADATA
     for entry in entry_points(group=GROUP):

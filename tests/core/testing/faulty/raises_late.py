@@ -1,0 +1,17 @@
+"""Fails where there is a history."""
+
+from ostinato import hookimpl
+
+SAID = [
+    "hook 'combine_data' raises ValueError: I can join one data set only",
+]
+
+
+class Faulty:
+    """Take the only data set."""
+
+    @hookimpl
+    def combine_data(self, datasets):
+        if len(datasets) > 1:
+            raise ValueError("I can join one data set only")
+        return datasets[0]
