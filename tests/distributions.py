@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from textwrap import dedent
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ostinato import hookimpl
-from ostinato.contract import activation
+from ostinato.contract import discovery
 
 
 def write_distribution(
@@ -37,11 +36,10 @@ def write_distribution(
 
 def offered(monkeypatch: pytest.MonkeyPatch, made: type, name: str = "made") -> None:
     """Let run files list the class ``made`` as a plugin, as if it were installed."""
-    entry: Any = SimpleNamespace(load=lambda: made, value=f"nowhere:{made.__name__}")
-    found, real = activation.Found(name, entry, "a-test", "1"), activation.find
-    monkeypatch.setattr(
-        activation, "find", lambda wanted, *rest: found if wanted == name else real(wanted, *rest)
-    )
+    found = discovery.discover() | {
+        name: [discovery.Found(name, discovery.Given(made), "a-test", "1")]
+    }
+    monkeypatch.setattr(discovery, "discover", lambda: found)
 
 
 def plugin(needs: Mapping[str, Any] | None = None, **hooks: Callable[..., Any]) -> type:

@@ -29,7 +29,8 @@ from ostinato.models.generation import sample
 from ostinato.models.policy import Policy
 from ostinato.models.prompts import PromptSet
 from ostinato.models.reward import Reward
-from ostinato.models.samples import Samples, Scores
+from ostinato.models.samples import Samples
+from ostinato.testing import FakeReward
 
 # A wide initialisation: at transformers' own .02 every next-token distribution is nearly uniform,
 # and a wrong temperature or position would hardly show.
@@ -51,17 +52,6 @@ def words_tokenizer(words: Sequence[str] = WORDS, pad: str | None = "<pad>") -> 
     return PreTrainedTokenizerFast(
         tokenizer_object=core, eos_token="<eos>", pad_token=pad or "<eos>"
     )
-
-
-class FunctionReward(Reward):
-    """Scores that a function of the samples gives: (B,), or whole Scores."""
-
-    def __init__(self, function: Callable[[Samples], Tensor | Scores]) -> None:
-        self.function = function
-
-    def scores(self, samples: Samples) -> Scores:
-        score = self.function(samples)
-        return score if isinstance(score, Scores) else Scores(score)
 
 
 class NoDirectory:
@@ -205,9 +195,9 @@ def _policies() -> type[PolicyKit]:
 
 
 @pytest.fixture(scope="session", name="function_reward")
-def _function_reward() -> type[FunctionReward]:
+def _function_reward() -> type[FakeReward]:
     """A reward that is a function of the samples."""
-    return FunctionReward
+    return FakeReward
 
 
 @pytest.fixture(scope="session", name="words")
