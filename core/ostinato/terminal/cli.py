@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from ostinato.config.errors import Pause, UserError
+from ostinato.terminal.new import new
 
 if TYPE_CHECKING:
     from ostinato.config.sections import RunConfig
@@ -231,6 +232,9 @@ def report(
         from ostinato.terminal.comparison import report_runs
 
         report_runs(runs, out)
+
+
+app.command()(_plain_errors()(new))
 
 
 def main() -> None:
