@@ -22,7 +22,6 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-import ostinato
 from ostinato.config.sections import RunConfig
 from ostinato.contract import hookspecs
 from ostinato.contract.activation import declared
@@ -251,31 +250,6 @@ def readme_plugins() -> str:
     return table(["hook", "methods"], rows)
 
 
-def reference() -> str:
-    """One row a public name."""
-    rows = []
-    told = {
-        "CONTRACT": "The edition of the [contract](contract.md).",
-        "hookimpl": "Marks a method of a plugin class as the implementation of the hook it names.",
-    }
-    for name in sorted(ostinato.__all__, key=str.lower):
-        made = getattr(ostinato, name)
-        summary = told.get(name, "")
-        if not summary:
-            summary = inspect.cleandoc(made.__doc__ or "").split("\n\n")[0]
-        rows.append([f"`{name}`", kind_of(made), " ".join(summary.split()).replace("``", "`")])
-    return table(["name", "what it is", "what it is for"], rows)
-
-
-def kind_of(made: Any) -> str:
-    """class, error or function."""
-    if isinstance(made, str):
-        return "text"
-    if inspect.isclass(made):
-        return "exception" if issubclass(made, Exception) else "class"
-    return "function" if inspect.isfunction(made) else "decorator"
-
-
 # Measurements
 
 MEASURES = {  # column of docs/measured/WORLD.csv, where it has it -> (heading, format)
@@ -390,6 +364,7 @@ ARCHITECTURE = _beside("architecture")
 MAKERS: dict[str, Callable[..., str]] = {
     **ARCHITECTURE.MAKERS,
     **_beside("mixing_tables").MAKERS,
+    **_beside("reference").MAKERS,
     "hook": hook,
     "hooks": hooks,
     "measured": measured,
@@ -397,7 +372,6 @@ MAKERS: dict[str, Callable[..., str]] = {
     "plugins": plugins,
     "ranking": ranking,
     "readme-plugins": readme_plugins,
-    "reference": reference,
     "run-file": run_file,
     "settings": settings,
     "source": source,

@@ -27,6 +27,7 @@ def test_wheel_holds_the_package_and_its_marker(site):
 
 
 def test_ostinato_finds_it_with_its_distribution(site):
+    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [
             sys.executable,
@@ -35,7 +36,7 @@ def test_ostinato_finds_it_with_its_distribution(site):
             "plugins",
             "--json",
         ],
-        env=os.environ | {"PYTHONPATH": str(site)},
+        env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=True,
@@ -48,6 +49,7 @@ def test_ostinato_finds_it_with_its_distribution(site):
 
 @pytest.mark.slow
 def test_its_own_tests_pass_on_what_was_installed(site, docs, tmp_path):
+    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
     tests = docs.parent / "contrib" / "ostinato-length-penalty" / "tests"
     done = subprocess.run(
         [
@@ -62,7 +64,7 @@ def test_its_own_tests_pass_on_what_was_installed(site, docs, tmp_path):
             str(tests),
         ],
         cwd=tests.parent,
-        env=os.environ | {"PYTHONPATH": str(site)},
+        env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
     )

@@ -24,15 +24,15 @@ OF_HEADS = {"parts", "part_std"}  # (B, members, heads), which have no tokens to
 class PreferenceBatch:
     """One batch of comparisons for a reward model: rows are responses, in which pairs point."""
 
-    prompt: list[str]
-    response: list[str]
+    prompt: list[str]  # N texts
+    response: list[str]  # N texts
     input_ids: Tensor  # (N, T) prompt and response joined, padded right
-    mask: Tensor  # (N, T)
-    response_mask: Tensor  # (N, T)
+    mask: Tensor  # (N, T) true where a token is real
+    response_mask: Tensor  # (N, T) true where it is the response's
     group: Tensor  # (N,) responses to one prompt of one collection
     rank: Tensor  # (N,) 0 the most preferred of its group
-    prompt_id: Tensor  # (N,)
-    iteration: Tensor  # (N,)
+    prompt_id: Tensor  # (N,) its row in the data of prompts
+    iteration: Tensor  # (N,) in which it was drawn
     pairs: Tensor  # (C, 2) rows of chosen and rejected
     label: Tensor  # (C,) P(chosen preferred)
     margin: Tensor  # (C,) 0 unless a plugin sets it
@@ -54,13 +54,13 @@ class RewardBatch:
 
     samples: Samples
     score: Tensor  # (B,)
-    parts: Tensor  # (B, members, heads) as in Scores, and so is part_std
-    part_std: Tensor | None
+    parts: Tensor  # (B, members, heads) as in Scores
+    part_std: Tensor | None  # (B, members, heads) where a model predicts one
     logprobs: Tensor  # (B, T) nats per token, at the sampling temperature
-    ref_logprobs: Tensor  # (B, T)
-    mask: Tensor  # (B, T)
-    finished: Tensor  # (B,)
-    group: Tensor  # (B,)
+    ref_logprobs: Tensor  # (B, T) of the policy that the KL pulls to
+    mask: Tensor  # (B, T) true where a token is real
+    finished: Tensor  # (B,) true where the stop token came
+    group: Tensor  # (B,) the number of the prompt in the rollout
     kl_scale: Tensor  # (B,) multiplies kl_coefficient, the controller's
     iteration: int
     step: int
@@ -78,20 +78,20 @@ class Rollout:
     """What a policy algorithm learns from: B responses with their rewards."""
 
     samples: Samples
-    mask: Tensor  # (B, T)
+    mask: Tensor  # (B, T) true where a token is real
     score: Tensor  # (B,) of the whole response, that of its tokens included
     rewards: Tensor  # (B, T) the score at the end, less the KL where the algorithm takes it so
-    logprobs: Tensor  # (B, T)
-    ref_logprobs: Tensor  # (B, T)
+    logprobs: Tensor  # (B, T) nats per token, at the sampling temperature
+    ref_logprobs: Tensor  # (B, T) of the policy that the KL pulls to
     values: Tensor  # (B, T) zeros without a value head; (B, T, heads) of several
     kl_coefficient: Tensor  # (B,) the controller's times kl_scale
-    group: Tensor  # (B,)
-    finished: Tensor  # (B,)
-    advantages: Tensor  # (B, T)
-    returns: Tensor  # as values
+    group: Tensor  # (B,) the number of the prompt in the rollout
+    finished: Tensor  # (B,) true where the stop token came
+    advantages: Tensor  # (B, T) the algorithm's; zeros while it makes them
+    returns: Tensor  # (B, T), or (B, T, heads), as values
     behaviour_logprobs: Tensor = None  # type: ignore[assignment]  # (B, T) those drawn from
     parts: Tensor = None  # type: ignore[assignment]  # (B, members, heads) as in RewardBatch
-    part_std: Tensor | None = None
+    part_std: Tensor | None = None  # (B, members, heads) likewise
 
     def __post_init__(self) -> None:
         if self.behaviour_logprobs is None:

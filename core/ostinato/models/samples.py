@@ -119,7 +119,7 @@ class Scores:
     score: Tensor  # (B,) calibrated
     # (B, members, heads) the same before members and heads were reduced; the score when left out
     parts: Tensor = None  # type: ignore[assignment]
-    part_std: Tensor | None = None  # likewise, where a model predicts a standard deviation
+    part_std: Tensor | None = None  # (B, members, heads) where a model predicts one
     hidden: Tensor | None = None  # (B, members, D) fp32, features at the last token
     token_score: Tensor | None = None  # (B, T) rewards of single tokens, beside the score
 
