@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from rich import box
@@ -11,6 +12,7 @@ from rich.padding import Padding
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+from typer import Exit
 
 Row = Mapping[str, Any]
 
@@ -41,6 +43,12 @@ class Screen(Console):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **settings)
+
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more (``| head``): rich's exit would look like a plugin's."""
+        with suppress(SystemExit):
+            super().on_broken_pipe()
+        raise Exit(1)
 
     def render_str(self, text: str, **settings: Any) -> Text:
         return super().render_str(visible(text), **settings)  # before it is laid out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Literal
 
 import pytest
@@ -138,3 +140,10 @@ def test_other_packages_are_numbered_and_what_is_broken_is_said_whole(
     assert " ".join(broken.split()) in " ".join(told.split())
     assert max(map(len, told.splitlines())) <= 80
     assert "\n1: 1 of a-lab 1.0\n2: 1 of ostinato-shaping 1.0\n" in told
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    command = f'"{sys.executable}" -m ostinato plugins | head -n 1'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.startswith("Labels")
+    assert done.stderr == ""
