@@ -100,7 +100,7 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         config = RunConfig.model_validate(_anchored_all(settings, Path.cwd()))
     except ValidationError as error:
         raise complaint(error, RunConfig, where) from None
-    config._replayed = record
+    config._replayed, config._folder = record, folder
     return config
 
 

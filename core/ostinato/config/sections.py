@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -295,6 +296,7 @@ class RunConfig(Section):
     )
 
     _replayed: Mapping[str, Any] | None = None  # run.yaml of the run that this one replays
+    _folder: Path | None = None  # where its world lies
 
     @field_validator("checkpoint_every", mode="before")
     @classmethod

@@ -22,7 +22,7 @@ def record(config: RunConfig, plugins: Plugins) -> dict[str, Any]:
     """What run.yaml says; paths into the world stand there wherever it is installed."""
     chosen = settled(config, plugins)
     if config.world is not None:
-        chosen = portable(chosen, world_folder(config.world, "run"))
+        chosen = portable(chosen, config._folder or world_folder(config.world, "run"))
     facts = {"owners": plugins.owners, "versions": stack_versions(), "git": git_state()}
     return {"format": FORMAT, **chosen, **facts}
 
