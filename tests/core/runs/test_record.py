@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from ostinato import load_config
+from ostinato.contract.plugins import activate
+from ostinato.runs import record as records
 from ostinato.runs.record import differences
 
 CONFIG = {"iterations": 1, "plugins": ["/a/my.py:Cap"], "seed": 0}
@@ -45,3 +48,9 @@ def test_another_file_is_named(before: dict[str, Any], now: dict[str, Any], file
 def test_what_makes_no_difference(before: dict[str, Any], now: dict[str, Any]) -> None:
     """Where the file lies, another version, and a plugin that only watches."""
     assert differences(before, now) == []
+
+
+def test_a_record_is_made_where_the_installation_cannot_be_read(monkeypatch):
+    config, active = load_config("toy"), activate([], "run.yaml")
+    monkeypatch.setattr("ostinato.config.worlds.entry_points", lambda group: [])
+    assert records.record(config, active)["config"]["prompts"]["data"] == "{world}/prompts.jsonl"
