@@ -5,7 +5,7 @@ from typing import Any
 
 ORDER = (
     *("index", "quickstart", "concepts", "run-files", "run-directory"),
-    *("tutorial", "testing-plugins", "publish", "contract", "hooks", "plugins"),
+    *("sums", "tutorial", "testing-plugins", "publish", "contract", "hooks", "plugins"),
     *("mixing", "measured", "scales", "experiments", "methods-and-contract"),
     *("wolf-scale", "performance", "architecture", "reference"),
 )

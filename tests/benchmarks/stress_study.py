@@ -167,7 +167,7 @@ def run(job: tuple[str, int, Path]) -> None:
     command += ["--out", str(folder)]
     for override in settings(method, out):
         command += ["--set", override]
-    with folder.with_suffix(".log").open("w") as log:
+    with Path(f"{folder}.log").open("w") as log:
         done = subprocess.run(
             command,
             stdout=log,

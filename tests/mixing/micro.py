@@ -31,6 +31,12 @@ WORLD: dict[str, Any] = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "best_of_n": {"n": [2]},
     "brme": {"heads": 2},
+    "critique": {  # the SFT policy reviews the prompt once more
+        "principles": ["good"],
+        "critique": None,
+        "revision": "{response} {prompt}",
+        "max_new_tokens": 24,
+    },
     "function_reward": {"functions": ["{folder}/rules.py:length", "{folder}/rules.py:words"]},
     "flip": {"lowest": 0.25},  # some labels are flipped, whatever the votes say
     "judge_labels": {  # the SFT policy judges, in words that it knows
@@ -39,6 +45,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "answers": [" good", " bad"],
     },
     "metarm": {"responses": 2},
+    "orm": {"function": "{folder}/rules.py:right"},
+    "prm": {"function": "{folder}/rules.py:steps", "separator": "the", "reduce": "mean"},
     "ptx": {"data": "{folder}/corpus.jsonl", "batch": 4},
     "reward_fusion": {"models": ["{folder}/reward_model"]},
     "reward_heads": {"heads": 2},
@@ -58,6 +66,14 @@ def length(completions):
 
 def words(completions, **kwargs):
     return [len(set(text.split())) / 5 for text in completions]
+
+
+def right(completions):
+    return [float("not" not in text) for text in completions]
+
+
+def steps(completions):
+    return [["not" not in step for step in text.split("the")] for text in completions]
 """
 # plugin.hook whose magnitude may be 0, and why.
 MAY_BE_ZERO = {

@@ -38,6 +38,7 @@ class PreferenceBatch:
     margin: Tensor  # (C,) 0 unless a plugin sets it
     weight: Tensor  # (C,) applied by the core
     extra: dict[str, Any] = field(default_factory=dict)  # what plugins added, one a comparison
+    tokenizer: Any = None  # whose tokens input_ids are
 
     def differences(self, features: Tensor) -> Tensor:
         """Features (N, D) -> (2C, D): chosen minus rejected of each comparison, then its negative.

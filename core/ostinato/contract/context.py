@@ -20,7 +20,7 @@ from ostinato.models.gold import gold_scores
 from ostinato.models.prompts import PromptSet
 from ostinato.models.reward_model import MEAN, Reader
 from ostinato.models.ruler import Ruler
-from ostinato.models.samples import Samples, Scorer
+from ostinato.models.samples import Samples, Scorer, Texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -83,8 +83,8 @@ class Context:
     training: str = ""  # one of several in a stage: the `name` or `purpose` that was asked for
     directory: Path = Path()  # the run's folder
     ruler: Ruler | None = None  # the SFT responses on which every reward has mean 0
-    # what the prompts file says, beside the prompt, of the prompts of samples: one entry a sample
-    columns: Callable[[Samples], dict[str, list[Any]]] = lambda samples: {}
+    # what the prompts file says, beside the prompt, of prompts, or of those of samples
+    columns: Callable[[Samples | Texts], dict[str, list[Any]]] = lambda asked: {}
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext  # around forward passes
     logged: dict[str, float] = field(default_factory=dict)
     parts: Mapping[str, Any] = field(default_factory=dict)  # those of PARTS that are there

@@ -89,6 +89,7 @@ class Comparisons:
             margin=numbers("margin", comparisons, torch.float32),
             weight=numbers("weight", comparisons, torch.float32),
             extra={c: [self.columns[c][i] for i in comparisons] for c in self.extra},
+            tokenizer=self.model.tokenizer,
         )
 
 

@@ -36,7 +36,7 @@ from ostinato.models.policy import Policy
 from ostinato.models.prompts import PromptSet
 from ostinato.models.reward_model import RewardModel
 from ostinato.models.ruler import Ruler
-from ostinato.models.samples import Scorer
+from ostinato.models.samples import Samples, Scorer, Texts
 from ostinato.runs.directory import Load, Make, RunDirectory, Save
 from ostinato.runs.record import other_files
 
@@ -217,7 +217,7 @@ class Session(AbstractContextManager["Session"]):
             directory=self.directory.path,
             autocast=self.backend.autocast,
             logged=self.plugins.logged,
-            columns=lambda samples: self.prompts.columns(samples.prompts),
+            columns=self._columns,
         )
         self.ruler = self.directory.artefact("ruler", self._ruler, Ruler.save, self._load_ruler)
         self.ctx = self.ctx.at(ruler=self.ruler)
@@ -226,7 +226,11 @@ class Session(AbstractContextManager["Session"]):
         if self.config.gold is None:
             return None
         device = self.backend.device
-        return load_gold(self.config.gold, device, lambda texts: self.prompts.columns(texts))
+        return load_gold(self.config.gold, device, self._columns)
+
+    def _columns(self, asked: Samples | Texts) -> dict[str, list[Any]]:
+        """Further columns of the prompts file, an entry for each prompt or sample."""
+        return self.prompts.columns(asked.prompts if isinstance(asked, Samples) else asked)
 
     def __exit__(self, *_: object) -> None:
         self.directory.close()

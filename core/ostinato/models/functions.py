@@ -32,6 +32,11 @@ class PlainFunction:
 
     def __call__(self, given: Columns) -> Tensor:
         """Numbers (B,) in fp32. Raises UserError, or NonFiniteError, that names the function."""
+        values = self.answers(given)
+        return torch.tensor([self._number(i, v) for i, v in enumerate(values)], dtype=torch.float32)
+
+    def answers(self, given: Columns) -> list[Any]:
+        """What it answers, an entry a response. Raises UserError that names the function."""
         asked, count = self._asked(given), len(given["prompts"])
         try:
             answer = self.function(**asked)
@@ -46,7 +51,7 @@ class PlainFunction:
             raise UserError(f"{self.whose} answered a {kind}, expected a list of numbers")
         if len(values) != count:
             raise UserError(f"{self.whose} answered {len(values)} numbers for {count} responses")
-        return torch.tensor([self._number(i, v) for i, v in enumerate(values)], dtype=torch.float32)
+        return list(values)
 
     def _asked(self, given: Columns) -> Columns:
         """What the function has parameters for. UserError where it needs something else."""

@@ -279,6 +279,7 @@ class RewardModel(nn.Module, Reward):
             None if lm_logits is None else lm_logits.view(views, *ids.shape, -1),
             dict(self.plugin_modules.items()),
             self.model.score.weight,
+            states=states.view(views, *ids.shape, -1),
         )
 
     @torch.no_grad()

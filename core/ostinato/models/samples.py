@@ -180,3 +180,4 @@ class RMOutputs:
     modules: Mapping[str, torch.nn.Module] = field(default_factory=dict)  # by plugin name
     # (outputs, D) the weight that makes logits of hidden, with its gradient
     head: Tensor = field(default_factory=lambda: torch.empty(0))
+    states: Tensor | None = None  # (V, N, T, D) hidden states at every token

@@ -26,7 +26,8 @@ def test_groups_share_rows_and_are_ranked(kit, comparisons):
     kept = one.batch(data, model).extra
     assert list(kept) == ["wrong"]
     assert len(kept["wrong"]) == len(data)
-    text = model.tokenizer.decode(batch.input_ids[0][batch.response_mask[0]].tolist())
+    assert batch.tokenizer is model.tokenizer
+    text = batch.tokenizer.decode(batch.input_ids[0][batch.response_mask[0]].tolist())
     assert text.removesuffix(model.tokenizer.eos_token) == batch.response[0]
 
 

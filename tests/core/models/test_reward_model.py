@@ -202,6 +202,18 @@ def test_views_repeat_the_inputs_in_one_pass(kit):
         torch.testing.assert_close(out.logits[view], model(ids, mask).logits[0])
 
 
+def test_the_head_makes_logits_of_the_states_at_every_token(kit):
+    model = kit.make().initial(outputs=2)
+    ids, mask, _ = model.joined(*model.encode(PROMPTS, RESPONSES, FINISHED))
+    out = model(ids, mask, views=2)
+    everywhere = out.states @ out.head.T  # (V, N, T, outputs)
+    assert everywhere.shape == (2, *ids.shape, 2)
+    for row, end in enumerate((mask.sum(1) - 1).tolist()):
+        torch.testing.assert_close(everywhere[:, row, end], out.logits[:, row])
+        cut = model(ids[row : row + 1, : end // 2 + 1], mask[row : row + 1, : end // 2 + 1])
+        torch.testing.assert_close(everywhere[0, row, end // 2], cut.logits[0, 0])
+
+
 # --- Combinations ---------------------------------------------------------------------------------
 
 
