@@ -207,20 +207,22 @@ class Trial:
     def _idle(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         """Proof of action: in each hook a magnitude above 0 somewhere.
 
-        The default owner of a hook answers what is there already, and is told so by 0.
+        The default owner of a hook answers what is there already, and is told so by 0. A link of a
+        chain may pass on what it is given, and learn from it what another hook acts on.
         """
         most: dict[str, float] = {}
         for row in rows:
             for key, magnitude in row.get("actions", {}).items():
                 most[key] = max(most.get(key, 0.0), abs(magnitude))
         defaults = default_owners()
+        acts = any(magnitude for key, magnitude in most.items() if key.startswith(f"{self.name}."))
         for hook in hooks_of(self.plugin):
             key = f"{self.name}.{hook}"
             if KINDS[hook] == "all" or defaults.get(hook) == self.name:
                 continue
             if key not in most:
                 yield f"hook '{hook}' left no action in the log: nothing asks it"
-            elif most[key] == 0:
+            elif most[key] == 0 and not (acts and KINDS[hook] == "chain"):
                 yield f"hook '{hook}' does nothing: its action is 0 in every row"
 
     def _kept(self, watch: Watch, shared: Mapping[str, Any]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ostinato import hookimpl
 from ostinato.testing import conformance
 
 FAULTY = sorted((Path(__file__).parent / "faulty").glob("*.py"))
@@ -45,3 +46,20 @@ def test_the_fault_is_named(file, loaded):
 
 def test_there_are_at_least_twenty():
     assert len(FAULTY) >= 20
+
+
+class Listens:
+    """Halve the KL penalty, after a look at the rewards."""
+
+    @hookimpl
+    def kl_coefficient(self, ctx):
+        return ctx.config.kl.coefficient / 2
+
+    @hookimpl
+    def reward_transform(self, rewards):
+        return rewards
+
+
+@pytest.mark.slow
+def test_a_link_that_only_looks_conforms_where_another_hook_acts():
+    conformance(Listens)
