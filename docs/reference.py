@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import ostinato
-from ostinato import testing
+from ostinato import measures, testing
 
 VALUES = {
     "CONTRACT": "The edition of the [contract](contract.md).",
@@ -46,6 +46,13 @@ def testing_names() -> str:
     made = functions({n: m for n, m in found.items() if n not in classes})
     rows = [[f"`{name}`", summary(kind)] for name, kind in classes.items()]
     return "\n\n".join([made, table(["class", "what it is"], rows)])
+
+
+def measures_names() -> str:
+    """The functions of `ostinato.measures`, in the order of the source."""
+    found = {n: m for n, m in vars(measures).items() if inspect.isfunction(m)}
+    own = {n: m for n, m in found.items() if m.__module__ == measures.__name__ and n[0] != "_"}
+    return functions(own)
 
 
 def class_section(name: str, made: type[Any]) -> str:
@@ -142,4 +149,4 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(c.replace("|", r"\|") for c in r) + " |" for r in lines)
 
 
-MAKERS = {"reference": reference, "testing": testing_names}
+MAKERS = {"reference": reference, "measures": measures_names, "testing": testing_names}

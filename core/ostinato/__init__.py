@@ -89,6 +89,8 @@ __all__ = sorted([*_HOME, *EAGER])
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("measures", "testing"):
+        return import_module(f"ostinato.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'ostinato' has no attribute '{name}'")
     return getattr(import_module(f"ostinato.{_HOME[name]}"), name)

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import pluggy
+
+# Code that stands between a run and a plugin's own: the core, and what calls hooks.
+BETWEEN = (str(Path(__file__).parents[1]), str(Path(pluggy.__file__).parent), "<")
 
 
 class UserError(Exception):
@@ -25,8 +32,16 @@ def blamed(plugin: str, what: str) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:
-        error.add_note(f"in plugin '{plugin}', {what}")
+        error.add_note(f"in plugin '{plugin}', {what}{_line(error)}")
         raise
+
+
+def _line(error: BaseException) -> str:
+    """Where in the first file outside the core an error arose; nothing where it saw none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not frame.filename.startswith(BETWEEN)]
+    lines = [frame.lineno for frame in theirs if frame.filename == theirs[0].filename]
+    return f" ({Path(theirs[0].filename).name}, line {lines[-1]})" if theirs else ""
 
 
 def closest(name: str, valid: Iterable[str]) -> str:

@@ -55,7 +55,7 @@ def refills(plugins: Plugins) -> int:
 def advantages_of(
     plugin: str, algorithm: PolicyAlgorithm, rollout: Rollout, ctx: Context
 ) -> tuple[Tensor, Tensor]:
-    """Advantages (B, T), and returns as values are; UserError where they are something else."""
+    """Advantages (B, T), 0 on padding, and returns as values are; else UserError."""
     answer, said = _answer(plugin, algorithm, "advantages(rollout, ctx)", rollout, ctx)
     pair = isinstance(answer, tuple | list) and len(answer) == 2
     if not pair or not all(isinstance(x, Tensor) for x in answer):
@@ -65,7 +65,7 @@ def advantages_of(
         if x.shape != like.shape:
             shapes = f"{tuple(x.shape)}, expected {tuple(like.shape)}"
             raise UserError(f"{said} {name} of shape {shapes}")
-    return answer[0], answer[1]
+    return answer[0].masked_fill(~rollout.mask, 0.0), answer[1]
 
 
 def terms_of(

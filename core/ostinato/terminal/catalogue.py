@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from textwrap import shorten
+from textwrap import fill
 from typing import Any
 
 from pydantic import BaseModel
@@ -125,14 +125,13 @@ def grouped(found: Sequence[Entry]) -> Iterator[tuple[str, list[Entry]]]:
 
 
 def show_all(found: Sequence[Entry]) -> None:
-    """A line a plugin, by what it is for; those of other packages are numbered by package."""
+    """The plugins by what they are for; those of other packages are numbered by package."""
     console = Screen()
     own = [entry.found.origin for entry in found if entry.found.built_in][:1]
     others = sorted({entry.found.origin for entry in found} - {*own})
     marks = {origin: str(i) for i, origin in enumerate(others, start=1)}
     named = max(len(entry.found.name) for entry in found) + 2
     marked = max(map(len, marks.values()), default=-1) + 1
-    room = max(20, console.width - 2 - named - marked)
     for group, members in grouped(found):
         meaning = GROUPS[group][0] if group else "why is said beside each"
         console.print(Text.assemble((group or UNUSABLE, "bold"), (f": {meaning}", "dim")))
@@ -142,7 +141,10 @@ def show_all(found: Sequence[Entry]) -> None:
             if entry.error:
                 console.print(Padding(Text(f"{head.strip()}: {entry.error}"), (0, 0, 0, 2)))
             else:
-                console.print(Text(head + shorten(entry.brief, room, placeholder=" …")))
+                room = max(console.width, len(head) + 20)
+                console.print(
+                    Text(fill(head + entry.brief, room, subsequent_indent=" " * len(head)))
+                )
         console.print()
     for origin in [*own, *others]:
         count = sum(entry.found.origin == origin for entry in found)

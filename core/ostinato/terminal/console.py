@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
@@ -23,7 +25,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ostinato.config.errors import Pause
-from ostinato.config.sections import RunConfig
+from ostinato.config.sections import RunConfig, plugin_name
 from ostinato.contract.events import Event
 from ostinato.report.tables import (
     EVALUATION,
@@ -85,6 +87,7 @@ class RunConsole(AbstractContextManager["RunConsole"]):
         self.started = time.monotonic()
         self.iterations = 0
         self.seed = 0
+        self.listed: list[str] = []
         self.summaries: list[Row] = []
         self.evaluations: list[Row] = []
         self.bars = Progress(
@@ -123,6 +126,7 @@ class RunConsole(AbstractContextManager["RunConsole"]):
     def _run_started(self, event: Event) -> None:
         config: RunConfig = event.data["config"]
         self.iterations, self.seed = config.iterations, config.seed
+        self.listed = [plugin_name(name) for name, _ in config.wanted_plugins]
         self._rule(f"Ostinato {version('ostinato')}: {self.source}")
         where = "goes on with the run there" if event.data["resumed"] else "a new run"
         facts = [
@@ -239,6 +243,7 @@ class RunConsole(AbstractContextManager["RunConsole"]):
         self._rule(f"Finished in {duration(time.monotonic() - self.started)}")
         rows, folder = event.data["rows"], event.data["directory"]
         show(self.console, iteration_table(rows), *_verdict(rows), "")
+        show(self.console, *_acted(folder, self.listed), "")
         show(self.console, *_next_steps(folder, self.source, self.overrides, self.seed))
 
 
@@ -276,6 +281,24 @@ def _verdict(rows: Sequence[Row]) -> list[str]:
         listed = ", ".join(moved).replace(" from", " went from", 1)
         said.append(f"From iteration {first['iteration']} to {last['iteration']} {listed}.")
     return [*said, saturation(rows)] if saturation(rows) else said
+
+
+def _acted(folder: Path, listed: Sequence[str]) -> list[RenderableType]:
+    """How much each listed plugin did in each of its hooks, in the mean of the last iteration."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if "actions" in row]
+    seen: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if row["iteration"] == rows[-1]["iteration"]:
+            for key, magnitude in row["actions"].items():
+                seen[key].append(magnitude)
+    table = Table.grid(padding=(0, 2))
+    for name in listed:
+        own = {key.partition(".")[2]: x for key, x in seen.items() if key.startswith(f"{name}.")}
+        said = ", ".join(f"{hook} {sum(x) / len(x):.3g}" for hook, x in own.items())
+        table.add_row(f"  {name}", Text(said or "–", style="dim"))
+    heading = "What each method did (magnitudes, mean of the last iteration)"
+    return [Text(heading, style="bold"), table] if listed else []
 
 
 def _next_steps(

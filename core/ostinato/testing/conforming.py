@@ -28,7 +28,13 @@ from ostinato.testing import micro
 from ostinato.testing.bystanders import Chooses, Draws, Looks
 from ostinato.testing.models import WORLD
 from ostinato.testing.resuming import cut_and_resumed, difference
-from ostinato.testing.watching import Watch, same, settings_of, shared_state
+from ostinato.testing.watching import (
+    Watch,
+    depends_on_company,
+    same,
+    settings_of,
+    shared_state,
+)
 
 UNUSUAL = 8_675_309  # a seed that no plugin happens to choose
 LONGEST = 100  # characters of the first line of a docstring
@@ -239,6 +245,14 @@ class Trial:
             )
         for column in set(getattr(watch.instance, "provides", ())) - watch.columns:
             yield f"declares column '{column}' in `provides`, which it never adds"
+        for what, (reward, samples) in watch.rewards.items():
+            try:
+                impure = depends_on_company(reward, samples)
+            except Exception as error:  # whatever a plugin raises
+                yield f"the reward of {what} cannot score one response alone: {self._why(error)}"
+            else:
+                if impure:
+                    yield f"the reward of {what} gives a response another score in another batch"
         if hasattr(watch.instance, "state_dict"):
             yield from self._comes_back(watch)
 

@@ -21,6 +21,7 @@ from ostinato.contract.batches import PolicyHistory
 from ostinato.contract.context import Context
 from ostinato.contract.events import Event
 from ostinato.models.reward import Reward
+from ostinato.models.samples import Samples
 
 PLAIN = str | bytes | int | float | bool | None
 
@@ -39,6 +40,8 @@ class Watch:
     instance: Any = None
     plugins: Any = None
     settings: dict[str, Any] = field(default_factory=dict)  # as they were when the run started
+    # by hook, the reward that it answered last, and a few responses of the ruler
+    rewards: dict[str, tuple[Reward, Samples]] = field(default_factory=dict)
 
     def __call__(self, event: Event) -> None:
         if event.kind == "run_started":
@@ -72,6 +75,10 @@ class Watch:
                 self._fault(f"{what} changes {path}, which it is given to read, in place")
                 break
         self._look_at(what, answer)
+        if isinstance(answer, Reward):
+            samples = given["ctx"].ruler.rl
+            few = torch.arange(min(4, len(samples)), device=samples.mask.device)
+            self.rewards[what] = answer, samples.rows(few)
         return answer
 
     def _look_at(self, what: str, answer: Any) -> None:
@@ -106,6 +113,14 @@ class Watch:
     def _fault(self, said: str) -> None:
         if said not in self.faults:
             self.faults.append(said)
+
+
+def depends_on_company(reward: Reward, samples: Samples) -> bool:
+    """Whether a response is worth something else alone than in a batch."""
+    whole = reward.score_samples(samples).total
+    places = torch.arange(len(samples), device=whole.device)
+    alone = [reward.score_samples(samples.rows(place)).total for place in places.flip(0).split(1)]
+    return not torch.allclose(torch.cat(alone).flip(0), whole, rtol=1e-3, atol=1e-3)
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -91,7 +91,7 @@ def test_an_error_in_loading_a_state_names_the_plugin(monkeypatch):
     plugins = activate([("made", {})], "test")
     with pytest.raises(KeyError) as caught:
         plugins.load_state(*plugins.state())
-    assert caught.value.__notes__ == ["in plugin 'made', its load_state_dict(state)"]
+    assert caught.value.__notes__[0].startswith("in plugin 'made', its load_state_dict(state) (")
 
 
 REMEMBERS = """

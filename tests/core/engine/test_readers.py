@@ -161,4 +161,4 @@ def test_a_module_that_is_none_or_fails_is_laid_to_its_plugin(kit, comparisons, 
     made.modules = staticmethod(fails)
     with pytest.raises(ZeroDivisionError) as caught:
         one.trainer()(one.initial(), comparisons(8))
-    assert caught.value.__notes__ == ["in plugin 'made', its modules(hidden_size)"]
+    assert caught.value.__notes__[0].startswith("in plugin 'made', its modules(hidden_size) (")

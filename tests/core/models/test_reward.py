@@ -135,12 +135,14 @@ def test_an_error_in_a_reward_is_laid_to_the_innermost_plugin(samples):
     outer.owner = "outer"
     with pytest.raises(KeyError) as caught:
         outer.score_samples(samples)
-    assert caught.value.__notes__[0] == "in plugin 'inner', its reward"
+    assert caught.value.__notes__[0].startswith(
+        "in plugin 'inner', its reward (test_reward.py, line "
+    )
     above = wrapped(Answers(Scores(torch.zeros(3))), fails)
     above.owner = "above"
     with pytest.raises(KeyError) as caught:
         above.score_samples(samples)
-    assert caught.value.__notes__ == ["in plugin 'above', its reward"]
+    assert caught.value.__notes__[0].startswith("in plugin 'above', its reward (")
 
 
 # --- Combinations and wraps -----------------------------------------------------------------------
@@ -271,7 +273,7 @@ def test_a_reader_that_answers_wrongly_is_a_sentence_with_its_name(kit, samples,
 def test_a_reader_that_fails_or_reads_nan_is_named(kit, samples):
     with pytest.raises(ZeroDivisionError) as caught:
         read_by(kit, fails).score_samples(samples)
-    assert caught.value.__notes__ == ["in plugin 'mine', its read"]
+    assert caught.value.__notes__[0].startswith("in plugin 'mine', its read (")
     with pytest.raises(NonFiniteError, match="plugin 'mine': its read answered a score that is no"):
         read_by(kit, lambda x, z, m: Scores(x[:, 0] * math.nan)).score_samples(samples)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import Literal
@@ -106,7 +107,7 @@ def test_a_plugin_of_several_hooks_stands_in_the_first_group_of_the_loop() -> No
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
-def test_a_line_a_method(
+def test_each_method_with_its_whole_summary(
     width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
@@ -114,8 +115,10 @@ def test_a_line_a_method(
     show_all(found)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
-    named = [line.split()[0] for line in lines if line.startswith("  ")]
+    named = [line.split()[0] for line in lines if re.match(r"  \S", line)]
     assert sorted(named) == sorted(entry.found.name for entry in found)
+    told = " ".join(" ".join(lines).split())
+    assert all(entry.brief in told for entry in found)
     headings = [line.partition(":")[0] for line in lines if ": " in line and line[0] != " "]
     assert headings == [group for group in GROUPS if group in {entry.group for entry in found}]
     assert f"{len(found)} of ostinato {found[0].found.version}" in lines

@@ -217,7 +217,7 @@ def test_what_a_file_says_is_no_control_code(tmp_path: Path) -> None:
     made = command("check", str(file))
     assert made.exit_code == 2
     assert made.stderr == f"{file}: world: no world '␛]0;title␇\ufffd2J' is installed" + (
-        "; valid names are quickstart, toy\n"
+        "; valid names are quickstart, sums, toy\n"
     )
 
 
@@ -283,7 +283,8 @@ def test_an_error_in_a_plugin_names_it(plugin: Install, tmp_path: Path) -> None:
     made = small("--out", str(out), plugins="[third]")
     assert made.exit_code == 1
     assert made.stderr == (
-        "An error in plugin 'third', hook 'kl_coefficient': KeyError: 'no such beta'. "
+        "An error in plugin 'third', hook 'kl_coefficient' (third_party.py, line 7): "
+        "KeyError: 'no such beta'. "
         f"The traceback is in {out / 'error.txt'}; the run is kept.\n"
     )
     assert "Traceback" in (out / "error.txt").read_text()
@@ -305,8 +306,8 @@ def test_an_error_in_a_plugin_names_it(plugin: Install, tmp_path: Path) -> None:
         (
             "SystemExit(0)",
             1,
-            "An error in plugin 'third', hook 'label': SystemExit: 0. The traceback is in "
-            "{out}/error.txt; the run is kept.\n",
+            "An error in plugin 'third', hook 'label' (third_party.py, line 7): SystemExit: 0. "
+            "The traceback is in {out}/error.txt; the run is kept.\n",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,21 @@ SAMPLES = {
     0: [{"prompt": "the soup :", "response": "it was bland .", "gold": -1.0, "proxy": -2.0}],
     4: [{"prompt": "the soup :", "response": "it was tasty .", "gold": 1.5, "proxy": 1.25}],
 }
+
+
+@pytest.fixture(autouse=True)
+def metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the run of the events has written."""
+    monkeypatch.chdir(tmp_path)
+    Path("runs/x").mkdir(parents=True)
+    rows = [
+        {"kind": "combined", "iteration": 1, "actions": {"worst_case.combine_rm": 9.0}},
+        {"kind": "combined", "iteration": 2, "actions": {"worst_case.combine_rm": 0.5}},
+        {"kind": "policy", "iteration": 2, "actions": {"worst_case.combine_rm": 1.0, "ppo.x": 7}},
+        {"kind": "iteration", "iteration": 2},
+    ]
+    lines = [json.dumps(row) + "\n" for row in rows]
+    Path("runs/x/metrics.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 def evaluation(step: int, gold: float | None) -> dict[str, Any]:
@@ -118,6 +134,12 @@ def test_the_brief_comes_first() -> None:
         assert line in brief
     assert any(line.startswith("spearman whether the proxy") for line in brief)
     assert "results in runs/x (goes on with the run there)" in squeezed(shown(resumed=True))
+
+
+def test_what_each_listed_method_did_in_the_mean_of_the_last_iteration() -> None:
+    lines = squeezed(shown())
+    place = lines.index("What each method did (magnitudes, mean of the last iteration)")
+    assert lines[place + 1 : place + 3] == ["worst_case combine_rm 0.75", ""]
 
 
 def test_evaluations_and_tables() -> None:

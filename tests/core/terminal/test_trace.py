@@ -117,7 +117,7 @@ def test_what_went_before_an_error_is_shown(
     made = traced(monkeypatch, f"[{tmp_path}/mine.py:Mine]")
     assert made.exit_code == 1
     assert made.stderr.startswith(
-        "An error in plugin 'Mine', hook 'reward_transform': KeyError: 'no such beta'."
+        "An error in plugin 'Mine', hook 'reward_transform' (mine.py, line "
     )
     assert "observe  Mine    event run_started\n" in made.stdout
     assert re.search(r"Mine +rewards RewardBatch → RewardBatch +0\.5\n", made.stdout)
