@@ -32,6 +32,8 @@ MICRO = [
     "checkpoint_every=1",
 ]
 
+BLAMED = r"An error in plugin 'made', its reward( \(test_combining.py, line \d+\))?: "
+
 
 class Shaped:
     """A sigmoid of what it wraps, less a penalty on length; it keeps what it was given."""
@@ -284,10 +286,7 @@ def test_an_error_in_a_reward_is_laid_to_its_plugin(hook, tmp_path, monkeypatch)
     offered(monkeypatch, plugin(**{hook: lambda self: Odd(failing)}))
     status, stderr = says(tmp_path, "concat", "made")
     assert status == 1
-    assert re.match(
-        r"An error in plugin 'made', its reward( \(test_combining.py, line \d+\))?: ZeroDivisionError: by hand.",
-        stderr,
-    )
+    assert re.match(BLAMED + "ZeroDivisionError: by hand.", stderr)
     assert "Traceback" not in stderr
 
 
@@ -298,20 +297,14 @@ def test_an_error_in_a_reduce_is_laid_to_its_plugin(tmp_path, monkeypatch):
     offered(monkeypatch, plugin(combine_rm=combine_rm))
     status, stderr = says(tmp_path, "concat", "made")
     assert status == 1
-    assert re.match(
-        r"An error in plugin 'made', its reward( \(test_combining.py, line \d+\))?: IndexError: ",
-        stderr,
-    )
+    assert re.match(BLAMED + "IndexError: ", stderr)
 
 
 def test_a_reward_whose_attributes_cannot_be_set_is_laid_to_its_plugin(tmp_path, monkeypatch):
     offered(monkeypatch, plugin(combine_rm=lambda self: Frozen()))
     status, stderr = says(tmp_path, "concat", "made")
     assert status == 1
-    assert re.match(
-        r"An error in plugin 'made', its reward( \(test_combining.py, line \d+\))?: FrozenInstanceError: ",
-        stderr,
-    )
+    assert re.match(BLAMED + "FrozenInstanceError: ", stderr)
 
 
 def test_a_wrap_that_changes_nothing_says_so(tmp_path, monkeypatch):
