@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ostinato.data.prompts import read_rows as read_rows
     from ostinato.loop import Run as Run
     from ostinato.loop import run as run
+    from ostinato.models.functions import plain_function as plain_function
     from ostinato.models.functions import reward as reward
     from ostinato.models.loading import padded as padded
     from ostinato.models.loading import prompt_tokens as prompt_tokens
@@ -72,7 +73,7 @@ _MODULES = {
     "data.preferences": ["swapped"],
     "data.prompts": ["read_rows"],
     "loop": ["Run", "run"],
-    "models.functions": ["reward"],
+    "models.functions": ["plain_function", "reward"],
     "models.loading": ["padded", "prompt_tokens", "response_tokens"],
     "models.policy": ["Policy"],
     "models.prompts": ["PromptSet"],

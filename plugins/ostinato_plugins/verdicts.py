@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ostinato import Context
-from ostinato.config.named import load_named
-from ostinato.models.functions import plain
+from ostinato import Context, plain_function
 
 
 class Verdicts:
@@ -18,7 +16,7 @@ class Verdicts:
     """
 
     def __init__(self, key: str, name: str) -> None:
-        self.function = plain(load_named(name, key), f"{key}: {name}")
+        self.function = plain_function(name, key)
         self.known: dict[tuple[str, str], Any] = {}
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str], ctx: Context) -> list[Any]:

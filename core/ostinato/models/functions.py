@@ -117,12 +117,21 @@ def plain(found: Any, whose: str) -> PlainFunction:
     return PlainFunction(found, whose)
 
 
+def plain_function(name: str, key: str) -> PlainFunction:
+    """The function ``file.py:name`` or ``module:name`` that the setting ``key`` names.
+
+    ``function.answers({"prompts": [...], "completions": [...], **columns})`` is what it says of
+    each response, of any kind. Raises UserError, naming the key, where there is no such function.
+    """
+    return plain(load_named(name, key), f"{key}: {name}")
+
+
 def try_function(name: str, key: str, prompts: Texts, columns: Columns) -> None:
     """Ask a named function once, of made-up responses; UserError, naming ``key``, if it is wrong.
 
     Without prompts it is only imported.
     """
-    found = plain(load_named(name, key), f"{key}: {name}")
+    found = plain_function(name, key)
     if count := len(prompts):
         made: Columns = {"completions": ["a response"] * count, "completion_ids": [[0]] * count}
         found({**columns, "prompts": list(prompts), **made})

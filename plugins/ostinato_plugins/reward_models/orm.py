@@ -9,8 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
-from ostinato import Context, PreferenceBatch, RMOutputs, hookimpl
-from ostinato.config.named import load_named
+from ostinato import Context, PreferenceBatch, RMOutputs, hookimpl, plain_function
 from ostinato_plugins.steps import cross_entropy
 from ostinato_plugins.verdicts import Verdicts
 
@@ -40,7 +39,7 @@ class ORM:
         @field_validator("function")
         @classmethod
         def _there(cls, value: str) -> str:
-            load_named(value, KEY)
+            plain_function(value, KEY)
             return value
 
     config: Config

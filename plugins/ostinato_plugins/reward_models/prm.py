@@ -20,9 +20,9 @@ from ostinato import (
     Scores,
     UserError,
     hookimpl,
+    plain_function,
     wrapped,
 )
-from ostinato.config.named import load_named
 from ostinato_plugins.steps import cross_entropy, cut, step_ends
 from ostinato_plugins.verdicts import Verdicts
 
@@ -62,7 +62,7 @@ class PRM:
         @field_validator("function")
         @classmethod
         def _there(cls, value: str) -> str:
-            load_named(value, KEY)
+            plain_function(value, KEY)
             return value
 
     config: Config
