@@ -38,6 +38,7 @@ SELDOM = {  # once an iteration or so: to read every weight before and after cos
     "train_rm",
     "wrap_reward",
 }
+OFTEN = {"sampling_logits"}  # asked for each token: the models of ctx are watched around them all
 SETTINGS = ("temperature", "calibration", "zero", "reader", "settings")  # of a model
 _PARAMETERS: WeakKeyDictionary[nn.Module, list[nn.Parameter]] = WeakKeyDictionary()
 
@@ -52,7 +53,7 @@ def watched(plugin: str, hook: str, arguments: Mapping[str, Any]) -> Iterator[di
     model was changed in place.
     """
     given = {key: value for key, value in arguments.items() if key != "ctx"}
-    parts = getattr(arguments.get("ctx"), "parts", {})
+    parts = {} if hook in OFTEN else getattr(arguments.get("ctx"), "parts", {})
     given |= {f"ctx.{name}": part for name, part in parts.items()}
     look = _models if hook in SELDOM else _versions
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ostinato.config.errors import NonFiniteError
 from ostinato.contract.answers import wrong
 from ostinato.contract.context import Context
+from ostinato.contract.guards import watched
 from ostinato.contract.plugins import Plugins
 from ostinato.models.generation import Shape
 from ostinato.models.policy import Policy
@@ -35,7 +36,11 @@ class Drawing:
         shape = self._shape(ctx)
         reference = self.anchor if shape and self.plugins.need("reference_logits") else None
         purpose = f"rollout {self.name}"
-        return ctx.sample(self.policy, chosen, purpose, responses, shape=shape, reference=reference)
+        given = {"shape": shape, "reference": reference}
+        who = "' or '".join(self.plugins.implementing("sampling_logits"))
+        parts = {f"ctx.{name}": part for name, part in ctx.parts.items()} if shape else {}
+        with watched(who, "sampling_logits", parts):
+            return ctx.sample(self.policy, chosen, purpose, responses, **given)
 
     def _chosen(self, ctx: Context, count: int) -> list[int]:
         """Rows of the RL prompts: what the owner of ``choose_prompts`` says, or permutations."""
@@ -78,6 +83,8 @@ class Drawing:
 
 def moved(name: str, before: Tensor, after: Tensor) -> float:
     """Mean total variation between what two logits (B, vocabulary) draw, the second checked."""
+    if after is before:
+        return 0.0
     hook = "sampling_logits"
     right = isinstance(after, Tensor) and after.is_floating_point() and after.shape == before.shape
     if not right:

@@ -233,6 +233,21 @@ def test_chance_in_a_shape_is_fresh_at_every_token_and_the_same_again(
     assert len({tuple(noise) for noise in runs[0]}) == len(runs[0])
 
 
+def test_weights_that_change_while_tokens_are_drawn_name_the_plugin(
+    policies, function_reward, monkeypatch
+):
+    def sampling_logits(self, logits, ctx):
+        with torch.no_grad():
+            next(ctx.policy.parameters()).mul_(2)
+        return logits
+
+    offered(monkeypatch, plugin(sampling_logits=sampling_logits))
+    kit = policies.make(plugins=["ppo", "made"], rl=SMALL)
+    said = "plugin 'made': hook 'sampling_logits' changed the weights of ctx.policy in place"
+    with pytest.raises(UserError, match=said):
+        trained(kit, function_reward)
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
