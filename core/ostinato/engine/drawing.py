@@ -36,11 +36,12 @@ class Drawing:
         shape = self._shape(ctx)
         reference = self.anchor if shape and self.plugins.need("reference_logits") else None
         purpose = f"rollout {self.name}"
-        given = {"shape": shape, "reference": reference}
         who = "' or '".join(self.plugins.implementing("sampling_logits"))
         parts = {f"ctx.{name}": part for name, part in ctx.parts.items()} if shape else {}
         with watched(who, "sampling_logits", parts):
-            return ctx.sample(self.policy, chosen, purpose, responses, **given)
+            return ctx.sample(
+                self.policy, chosen, purpose, responses, shape=shape, reference=reference
+            )
 
     def _chosen(self, ctx: Context, count: int) -> list[int]:
         """Rows of the RL prompts: what the owner of ``choose_prompts`` says, or permutations."""
