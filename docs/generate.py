@@ -47,8 +47,13 @@ def main() -> None:
 
 
 def pages() -> list[Path]:
-    """Every page, the README among them."""
-    return [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
+    """Every page, and the READMEs of the repository and of contrib."""
+    root = DOCS.parent
+    return [
+        root / "README.md",
+        *sorted(root.glob("contrib/*/README.md")),
+        *sorted(DOCS.rglob("*.md")),
+    ]
 
 
 def filled(text: str) -> str:
@@ -365,6 +370,7 @@ MAKERS: dict[str, Callable[..., str]] = {
     **ARCHITECTURE.MAKERS,
     **_beside("mixing_tables").MAKERS,
     **_beside("reference").MAKERS,
+    **_beside("stress_tables").MAKERS,
     "hook": hook,
     "hooks": hooks,
     "measured": measured,

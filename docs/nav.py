@@ -6,7 +6,7 @@ from typing import Any
 ORDER = (
     *("index", "quickstart", "concepts", "run-files", "run-directory"),
     *("sums", "tutorial", "testing-plugins", "publish", "contract", "hooks", "plugins"),
-    *("mixing", "measured", "scales", "experiments", "methods-and-contract"),
+    *("mixing", "measured", "scales", "stress", "experiments", "methods-and-contract"),
     *("wolf-scale", "performance", "architecture", "reference"),
 )
 TITLES = {"hooks": "Hooks", "plugins": "Methods"}

@@ -2,11 +2,10 @@
 
     python tests/benchmarks/stress_study.py --seeds 3 --jobs 2 --out runs/stress
     python tests/benchmarks/stress_study.py --out runs/stress --csv docs/measured/stress.csv
-    python tests/benchmarks/stress_study.py --tables docs/measured/stress.csv
 
 One iteration, 120 rollouts, coefficient 0; methods that act over iterations have two, and a default
 of their own. One thread a run. Finished runs are not run again; `--csv` collects what is finished,
-a row an evaluation. The last form prints the tables of docs/stress.md.
+a row an evaluation, of which `python docs/generate.py` makes the tables of docs/stress.md.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ import argparse
 import csv
 import json
 import os
-import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -177,58 +176,42 @@ def run(job: tuple[str, int, Path]) -> None:
     print(f"{folder.name}: {'done' if done.returncode == 0 else 'failed, see its log'}", flush=True)
 
 
+def collected(path: Path) -> dict[tuple[str, int], list[dict[str, str]]]:
+    """The rows of a CSV by method and seed; none where there is no such file."""
+    found: dict[tuple[str, int], list[dict[str, str]]] = {}
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                found.setdefault((row["method"], int(row["seed"])), []).append(row)
+    return found
+
+
 def collect(out: Path, path: Path) -> None:
-    """Every evaluation of the finished runs, as CSV."""
+    """Every evaluation of the finished runs, as CSV, beside those that it has already."""
+    found = collected(path)
+    for package, methods in METHODS.items():
+        for method in methods:
+            for seed in range(100):
+                folder = folder_of(out, method, seed)
+                if (folder / "report.html").exists():
+                    place = {"package": package, "method": method, "seed": str(seed)}
+                    found[method, seed] = [place | row for row in evaluations(folder)]
+    order = {method: n for n, method in enumerate(m for of in METHODS.values() for m in of)}
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["package", "method", "seed", "iteration", "step", *KEYS])
-        for package, methods in METHODS.items():
-            for method in methods:
-                for seed in range(100):
-                    folder = folder_of(out, method, seed)
-                    if not (folder / "report.html").exists():
-                        continue
-                    for line in (folder / "metrics.jsonl").read_text().splitlines():
-                        row = json.loads(line)
-                        if row["kind"] == "eval":
-                            place = [package, method, seed, row["iteration"], row["step"]]
-                            writer.writerow([*place, *(f"{row[key]:.5g}" for key in KEYS)])
+        columns = ["package", "method", "seed", "iteration", "step", *KEYS]
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for _, rows in sorted(found.items(), key=lambda item: (order[item[0][0]], item[0][1])):
+            writer.writerows(rows)
 
 
-def spread(values: list[float], form: str) -> str:
-    """mean ± std over seeds."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):{form}} ± {deviation:.2f}"
-
-
-def tables(path: Path) -> str:
-    """Markdown, a table a package: gold at its peak and at the end of the last iteration."""
-    runs: dict[str, dict[str, dict[int, list[dict[str, float]]]]] = {}
-    with path.open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            numbers = {key: float(row[key]) for key in (*KEYS, "iteration", "step")}
-            methods = runs.setdefault(row["package"], {})
-            methods.setdefault(row["method"], {}).setdefault(int(row["seed"]), []).append(numbers)
-    lines = []
-    for package, methods in runs.items():
-        lines += [
-            "",
-            f"{package}:",
-            "",
-            "| run | peak gold | gold | KL | gold wins | gap | seeds |",
-        ]
-        lines += ["|---|---|---|---|---|---|---|"]
-        for method, seeds in methods.items():
-            curves = [
-                [r for r in c if r["iteration"] == c[-1]["iteration"]] for c in seeds.values()
-            ]
-            peaks = [max(row["gold_sft_std"] for row in curve) for curve in curves]
-            cells = [spread(peaks, "+.2f")]
-            for key, form in (("gold_sft_std", "+.2f"), ("kl", ".1f"), ("gold_wins", ".2f")):
-                cells.append(spread([curve[-1][key] for curve in curves], form))
-            cells.append(spread([curve[-1]["gap"] for curve in curves], "+.2f"))
-            lines.append(f"| {method} | {' | '.join(cells)} | {len(seeds)} |")
-    return "\n".join(lines)
+def evaluations(folder: Path) -> Iterator[dict[str, str]]:
+    """What the CSV has of a run."""
+    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["kind"] == "eval":
+            place = {key: str(row[key]) for key in ("iteration", "step")}
+            yield place | {key: f"{row[key]:.5g}" for key in KEYS}
 
 
 def main() -> None:
@@ -242,20 +225,19 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="only read each run's settings")
     parser.add_argument("--out", type=Path, default=Path("runs/stress"))
     parser.add_argument("--csv", type=Path, help="collect the finished runs here")
-    parser.add_argument("--tables", type=Path, help="print the tables of this CSV")
     args = parser.parse_args()
     if args.seeds or args.check:
         prepare(args.out)
     if args.check:
         for method in args.methods:
             load_config("quickstart", settings(method, args.out))
-    jobs = [(method, seed, args.out) for seed in range(args.seeds) for method in args.methods]
+    known = collected(args.csv) if args.csv else {}
+    wanted = [(method, seed) for seed in range(args.seeds) for method in args.methods]
+    jobs = [(method, seed, args.out) for method, seed in wanted if (method, seed) not in known]
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(run, jobs))
     if args.csv:
         collect(args.out, args.csv)
-    if args.tables:
-        print(tables(args.tables))
 
 
 if __name__ == "__main__":
