@@ -95,10 +95,13 @@ class Plugins:
     def chain(
         self, hook: str, argument: str, value: T, check: Callable[[str, T, T], float], **others: Any
     ) -> T:
-        """Pass ``value`` through all; ``check(plugin, before, after)`` answers a magnitude."""
+        """Pass ``value`` through all; ``check(plugin, before, after)`` answers a magnitude.
+
+        Who answers what was given has done nothing, and there is nothing to check.
+        """
         for name in self.implementing(hook):
             before, value = value, self.call(name, hook, **{argument: value}, **others)
-            self.acted(name, hook, check(name, before, value))
+            self.acted(name, hook, 0.0 if value is before else check(name, before, value))
         return value
 
     def each(self, hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:

@@ -92,7 +92,7 @@ class PolicyUpdate:
         by = self._displacement(parameters, rollout, rows, ctx) if meta else {}
         self.optimiser.zero_grad(set_to_none=True)
         with displaced(parameters, by):
-            for share, found in self._losses(rollout, rows, whole, ctx):
+            for share, found in self._losses(rollout, rows, None if by else whole, ctx):
                 (share * total(found)).backward()
                 for key, term in found.items():
                     logged[key] = logged.get(key, torch.zeros_like(term)) + (share * term).detach()

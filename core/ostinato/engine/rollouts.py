@@ -78,7 +78,7 @@ class Rollouts:
         score = torch.cat([facts["score"] for facts in seen])
         row["score_std"] = float(score.std()) if len(score) > 1 else 0.0
         row |= {"kl_coefficient": coefficient, "kept": len(whole.mask), "attempts": len(seen)}
-        return whole, outputs, row
+        return whole, outputs if whole is rollout else None, row
 
     def _drawn(
         self, ctx: Context, coefficient: float
@@ -124,8 +124,8 @@ class Rollouts:
         """Responses with score and log-probabilities; the values; outputs with their graph.
 
         Where one micro-batch is the whole rollout, the pass that gives the old log-probabilities
-        is the first update's own, so its outputs are kept. A filter, or a displacement of the
-        policy, needs another pass.
+        is the first update's own, so its outputs are kept; that of a rollout which a filter
+        shortens, or of a policy that is displaced, needs another pass.
         """
         settings, k = ctx.config.rl, self.algorithm.responses_per_prompt
         prompts, size = settings.rollout_size // k, settings.minibatch // settings.accumulate
@@ -133,8 +133,7 @@ class Rollouts:
         with ctx.autocast():
             scores = self.reward_model.score_samples(samples)
             (ref_logprobs,) = in_parts(lambda s: (self.anchor.logprobs(s),), samples, size)
-        again = ("filter_rollout", "policy_meta_update")
-        whole = len(samples) <= size and not any(map(self.plugins.implementing, again))
+        whole = len(samples) <= size
         with torch.set_grad_enabled(whole), ctx.autocast():
             logprobs, values = in_parts(self.policy.evaluate, samples, size)
         outputs = PolicyOutputs(logprobs, values, self.policy, self.anchor) if whole else None
@@ -225,7 +224,8 @@ def filtered(plugins: Plugins, rollout: Rollout, ctx: Context, kept: list[Rollou
         plugins.acted(name, hook, 1 - len(rows) / len(rollout.mask))
         if not len(rows):
             return name
-        rollout = rollout.rows(rows.to(rollout.mask.device))
+        if rows.tolist() != list(range(len(rollout.mask))):
+            rollout = rollout.rows(rows.to(rollout.mask.device))
     kept.append(rollout)
     return ""
 

@@ -360,7 +360,7 @@ def chain(*names: str) -> tuple[Any, dict[str, float]]:
         return len(after) - len(before)
 
     made = plugins.chain("reward_transform", "rewards", "r", check, ctx="**")
-    assert seen == list(names)
+    assert seen == [name for name in names if name != "nothing"]  # who has answered another text
     return made, plugins.taken_actions()
 
 
