@@ -23,6 +23,7 @@ from ostinato.contract.hookspecs import CONTRACT, KINDS
 GROUP = "ostinato"
 NEEDS = {"views", "dropout", "meta_responses", "lm_head", "members"}
 NEEDS |= {"reference_logits", "reward_models"}
+CHECKED = ("config", "plugins")  # what check_run may ask for
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,10 @@ def _faults(made: type) -> Iterator[str]:
         yield "its Config is not a pydantic BaseModel"
     elif config is not None and config.model_config.get("extra") != "forbid":
         yield "its Config lets unknown keys pass; give it ConfigDict(extra='forbid')"
+    named = getattr(made, "check_run", None)
+    asked = set(inspect.signature(named).parameters) if callable(named) else set()
+    for name in sorted(asked - {"self", *CHECKED}):
+        yield f"check_run has no argument '{name}'{closest(name, CHECKED)}"
     hooks = hooks_of(made)
     unmarked = [n for n in KINDS if callable(getattr(made, n, None)) and n not in hooks]
     if not hooks and not unmarked:

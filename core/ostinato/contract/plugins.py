@@ -232,10 +232,16 @@ def faults(active: Sequence[Active], whole: bool = True) -> Iterator[str]:
     for one in (a for a in active if a is not of_name[a.name]):
         both = f"{one.found.origin} and of {of_name[one.name].found.origin}"
         yield f"plugins of {both} are both called '{one.name}'; rename a class"
+    claims: dict[str, list[str]] = defaultdict(list)
     for hook in (h for h, kind in KINDS.items() if kind == "one"):
-        claims = [f"'{a.name}'" for a in active if hook in a.hooks]
-        if len(claims) > 1:
-            yield f"hook '{hook}' has one owner, but {' and '.join(claims)} claim it"
+        owners = [f"'{a.name}'" for a in active if hook in a.hooks]
+        if len(owners) > 1:
+            claims[" and ".join(owners)].append(f"'{hook}'")
+    for names, hooks in claims.items():
+        if len(hooks) == 1:
+            yield f"hook {hooks[0]} has one owner, but {names} claim it"
+        else:
+            yield f"hooks {' and '.join(hooks)} have one owner each, but {names} claim them"
     for name, column, late in missing_columns(active) if whole else ():
         order = " listed before it" if late else ""
         yield f"plugin '{name}' consumes column '{column}', which no plugin{order} provides"

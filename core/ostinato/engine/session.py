@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from transformers import CONFIG_MAPPING
 from transformers.utils import logging as hf_logging
 
@@ -52,15 +53,15 @@ def check(config: RunConfig, where: str) -> Plugins:
     Raises UserError, every complaint a line.
     """
     plugins = activate(config.wanted_plugins, where)
-    own = (*_at_odds(config, plugins), *_missing(config, plugins))
+    own = (*at_odds(config, plugins), *_missing(config, plugins))
     found = [*other_files(config, plugins), *own]
     if found:
         raise UserError("\n".join(f"{where}: {said}" for said in found))
     return plugins
 
 
-def _at_odds(config: RunConfig, plugins: Plugins) -> Iterator[str]:
-    """What plugins cannot work with in the rest of the run file."""
+def at_odds(config: RunConfig, plugins: Plugins) -> Iterator[str]:
+    """What plugins cannot work with in the rest of the run file, a sentence each."""
     members, combiner = plugins.need("members"), plugins[plugins.owners["combine_rm"]].instance
     parts = [
         config.reward_model.members,
@@ -87,10 +88,12 @@ def _at_odds(config: RunConfig, plugins: Plugins) -> Iterator[str]:
     except UserError as error:
         yield str(error)
     yield from _unlearnable(config, plugins)
+    given = {"config": config, "plugins": {a.name: a.instance for a in plugins.active}}
     for one in plugins.active:
-        if callable(getattr(one.instance, "check_run", None)):
-            with blamed(one.name, "its check_run(config)"):
-                found = list(one.instance.check_run(config))
+        if callable(check_run := getattr(one.instance, "check_run", None)):
+            asked = signature(check_run).parameters
+            with blamed(one.name, "its check_run"):
+                found = list(check_run(**{name: given[name] for name in asked}))
             yield from map(str, found)
 
 
@@ -182,8 +185,9 @@ class Session(AbstractContextManager["Session"]):
 
     def _load(self) -> None:
         config = self.config
-        hf_logging.set_verbosity_error()  # its bars and load reports drown a run's own lines
+        hf_logging.set_verbosity_error()  # bars and load reports drown a run's own lines
         hf_logging.disable_progress_bar()
+        disable_progress_bars()
         self.backend = Backend(config.backend)
         self.draws = Draws(config.seed)
         with self.draws.forked("gold weights"):

@@ -6,7 +6,7 @@ import tempfile
 import warnings
 from typing import Any
 
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
 
 from ostinato.config.draws import seed_for
 from ostinato.config.sections import RunConfig
@@ -76,7 +76,6 @@ def train_sft(policy: Policy, config: RunConfig, backend: Backend) -> Policy:
                 gradient_checkpointing=False,
                 dataloader_pin_memory=False,
             )
-        disable_progress_bars()  # a run prints its own lines
         trainer = SFTTrainer(
             model=policy.lm,
             args=arguments,

@@ -140,6 +140,10 @@ BROKEN = {
         package("def __init__(self, size): pass\n" + OK),
         "plugin 'bad' of badly 1.0 cannot be made: TypeError: ",
     ),
+    "a check of something else": (
+        package("def check_run(self, plugin, config): pass\n" + OK),
+        "plugin 'bad' of badly 1.0: check_run has no argument 'plugin'; did you mean 'plugins'?",
+    ),
     "an unknown need": (
         package("needs = {'veiws': 2}\n" + OK),
         "plugin 'bad' of badly 1.0 needs 'veiws', which is unknown; did you mean 'views'?",
@@ -260,6 +264,16 @@ def test_settings_reach_the_plugin_before_init(install: Install) -> None:
 def test_two_owners_of_one_hook_are_both_named() -> None:
     assert complaint("concat", "take_last_data") == (
         "run.yaml: hook 'combine_data' has one owner, but 'concat' and 'take_last_data' claim it"
+    )
+
+
+def test_two_owners_of_several_hooks_are_one_sentence(install: Install) -> None:
+    other = "\n".join(f"@hookimpl\ndef {hook}(self): pass" for hook in ("train_rm", "combine_rm"))
+    install("good", package(other), good="P")
+    install("fine", package(other + "\n" + "@hookimpl\ndef label(self): pass"), fine="P")
+    assert complaint("good", "fine") == (
+        "run.yaml: hooks 'combine_rm' and 'train_rm' have one owner each, but 'good' and 'fine' "
+        "claim them"
     )
 
 

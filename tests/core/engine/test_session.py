@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import enable_progress_bars
 from transformers import AutoTokenizer
 
 import ostinato
+from distributions import offered
 from ostinato.config.reading import load_config
 from ostinato.engine.session import Session, check
 
@@ -56,6 +58,36 @@ def test_the_ruler_keeps_the_prompts_of_the_file(tmp_path: Path) -> None:
             found = session.ruler.evaluation.prompts + session.ruler.rl.prompts
             assert len(found) == 16
             assert set(found) <= set(texts)
+
+
+def test_a_plugin_may_check_what_stands_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name, whoever is listed, and the defaults of hooks that nobody owns."""
+
+    class Shy:
+        @ostinato.hookimpl
+        def after_rollout(self) -> None:
+            """Does nothing."""
+
+        def check_run(self, plugins: dict[str, Any]) -> list[str]:
+            steps = plugins["ppo"].responses_per_prompt
+            known = [name for name in ("centre", "ppo", "grpo") if name in plugins]
+            return [f"made stands beside {known}, {plugins['centre'].config.weight}, {steps}"]
+
+    offered(monkeypatch, Shy)
+    config = load_config("toy", ["plugins=[made, {centre: {weight: 0.25}}]"])
+    with pytest.raises(ostinato.UserError) as caught:
+        check(config, "toy")
+    assert str(caught.value) == "toy: made stands beside ['centre', 'ppo'], 0.25, 1"
+
+
+def test_no_bar_of_a_library_is_among_the_lines_of_a_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A column that is added to chosen rows makes `datasets` copy them, and say so."""
+    enable_progress_bars()
+    listed = "plugins=[sample_data, {strength: {models: 1}}, {flip: {lowest: 0.5}}]"
+    ostinato.run("toy", tmp_path, [*SMALL, listed, "iterations=2"])
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.slow
