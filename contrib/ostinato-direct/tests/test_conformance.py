@@ -10,16 +10,16 @@ from ostinato_direct.xpo import XPO
 
 from ostinato.testing import conformance
 
-CASES = [
-    (OnlineDPO, {}),
-    (OnlineIPO, {}),
-    (XPO, {}),
-    (NashMD, {}),
-    (PILAF, {}),
-    (OCRM, {"power": 0.5}),
-]
+CASES = {
+    OnlineDPO: {},
+    OnlineIPO: {},
+    XPO: {},
+    NashMD: {},
+    PILAF: {},
+    OCRM: {"settings": {"power": 0.5}, "with_": ["concat"]},
+}
 
 
-@pytest.mark.parametrize(("plugin", "settings"), CASES)
-def test_it_conforms(plugin, settings):
-    conformance(plugin, settings, with_=["concat"] if plugin is OCRM else [])
+@pytest.mark.parametrize("plugin", CASES)
+def test_it_conforms(plugin):
+    conformance(plugin, **CASES[plugin])

@@ -14,13 +14,6 @@ import ostinato
 from ostinato.testing import conformance
 
 TWO = {"responses": 2}
-CASES = {
-    DrGRPO: TWO,
-    GSPO: TWO,
-    CISPO: TWO,
-    ReMax: {},
-    GradientRegularisation: {},
-}
 
 
 class Signs:
@@ -31,10 +24,16 @@ class Signs:
         return replace(rewards, score=rewards.score.sign())
 
 
+CASES = {
+    DrGRPO: {"settings": TWO},
+    GSPO: {"settings": TWO},
+    CISPO: {"settings": TWO},
+    DAPO: {"settings": TWO | {"refill": 4}, "with_": [DAPO, Signs]},  # where rewards tie
+    ReMax: {},
+    GradientRegularisation: {},
+}
+
+
 @pytest.mark.parametrize("plugin", CASES)
 def test_it_conforms(plugin):
-    conformance(plugin, CASES[plugin])
-
-
-def test_dapo_conforms_where_rewards_tie():
-    conformance(DAPO, TWO | {"refill": 4}, with_=[DAPO, Signs])
+    conformance(plugin, **CASES[plugin])

@@ -80,6 +80,29 @@ def test_more_responses_than_are_drawn_are_refused(run):
         run([{"west_of_n": {"n": 2}}], preferences={"responses": 3})
 
 
+@pytest.mark.parametrize("method", ["active_pairs", "thompson_duels"])
+def test_votes_are_those_of_the_reward_models_whatever_the_policy_is_rewarded_for(
+    run, tmp_path, method
+):
+    """Rules are parts of R_k; pairs are chosen by the members and heads of R~_{k-1}."""
+    rules = tmp_path / "rules.py"
+    rules.write_text("def length(completions):\n    return [len(text) for text in completions]\n")
+    listed = [{"function_reward": {"functions": [f"{rules}:length"]}}, method]
+    sections = {"iterations": 2, "preferences": {"responses": 3}}
+    key = f"{method}.select_comparisons"
+    assert acted(run(listed, **sections))[key] > 0
+    heads = [*listed, {"reward_heads": {"heads": 2}}]
+    sections["reward_model"] = {"members": 1}
+    assert acted(run(heads, "heads", **sections))[key] > 0
+    listed[0]["function_reward"]["functions"] *= 2
+    with pytest.raises(ostinato.UserError) as found:
+        run(listed, "other", **sections)
+    assert str(found.value).endswith(
+        f"plugin '{method}' needs at least 2 votes of each reward model; set "
+        "reward_model.members: 2, or list a plugin that trains several heads"
+    )
+
+
 def test_two_that_draw_prompts_are_refused(run):
     with pytest.raises(ostinato.UserError, match="curriculum"):
         run(["curriculum", "apl"])

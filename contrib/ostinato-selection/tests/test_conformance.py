@@ -17,17 +17,19 @@ from ostinato_selection.west_of_n import WestOfN
 
 from ostinato.testing import conformance
 
+TWO = {"reward_model": {"members": 2}}
 CASES = {
-    ActivePairs: {},
+    ActivePairs: {"run": TWO},
     APL: {},
     BestCheckpoint: {"settings": {"every": 1, "prompts": 4}},
     CausalRM: {"settings": {"bins": 2}, "run": {"generation": {"max_new_tokens": 20}}},
     Curriculum: {},
-    EarlyStopping: {"settings": {"kl": 50, "disagreement": 50, "every": 1, "prompts": 4}},
+    # there is always some disagreement, at the end of the run
+    EarlyStopping: {"settings": {"kl": 50, "disagreement": 1e-9, "every": 2, "prompts": 4}},
     IDS: {"settings": {"epochs": 2}},
     PFPPO: {"settings": {"pool": "rollout"}},
     RRM: {},
-    ThompsonDuels: {"run": {"preferences": {"responses": 3}}},
+    ThompsonDuels: {"run": TWO | {"preferences": {"responses": 3}}},
     WestOfN: {"settings": {"n": 3}},
 }
 

@@ -72,8 +72,27 @@ def test_rewards_of_what_stays_say_more(made, context, keep):
 
 
 def test_one_response_a_prompt_has_no_rank(made, context):
+    config = SimpleNamespace(rl=SimpleNamespace(rollout_size=2))
     with pytest.raises(ostinato.UserError, match="each prompt has one response; list an algorithm"):
-        made(PFPPO).filter_rollout(rollout([1.0, 2.0], [0, 1]), context())
+        made(PFPPO).filter_rollout(rollout([1.0, 2.0], [0, 1]), context(config=config))
+    config.rl.rollout_size = 4  # another filter has dropped the other two
+    left = rollout([1.0, 2.0], [0, 1])
+    for pool, kept in (("prompt", [0, 1]), ("rollout", [1])):
+        plugin = made(PFPPO, keep="best", pool=pool)
+        assert plugin.filter_rollout(left, context(config=config)).tolist() == kept
+
+
+def test_it_may_stand_behind_a_filter_that_leaves_one_response_a_prompt(run):
+    listed = [{"rejection_sampling": {"responses": 4}}, "pf_ppo"]
+    policy = [row for row in run(listed).metrics if row["kind"] == "policy"]
+    assert [row["kept"] for row in policy] == [2, 2]
+
+
+def test_an_algorithm_of_one_response_a_prompt_is_refused_before_the_run(run, tmp_path):
+    with pytest.raises(ostinato.UserError, match="each prompt has one response; list an algorithm"):
+        run(["pf_ppo"])
+    assert not (tmp_path / "run").exists()
+    assert run([{"pf_ppo": {"pool": "rollout"}}]).metrics
 
 
 def test_a_run_trains_on_half(run):

@@ -114,6 +114,17 @@ def test_a_reward_without_a_model_or_in_other_tokens_is_refused(small, model):
         plugin.reward_transform(batch, small.context(reward=model))
 
 
+def test_a_run_without_reward_models_is_refused_before_it_begins(toy, tmp_path):
+    rules = tmp_path / "rules.py"
+    rules.write_text("def length(completions):\n    return [len(text) for text in completions]\n")
+    with pytest.raises(ostinato.UserError) as caught:
+        toy(f"{{function_reward: {{functions: ['{rules}:length']}}}}, abc_credit")
+    assert str(caught.value).endswith(
+        "plugin 'abc_credit' needs the attention of a reward model, and the reward is of plugin "
+        "'function_reward', which uses none; leave one of the two out"
+    )
+
+
 def test_credit_stands_before_the_end_in_a_run_of_equal_rewards(toy):
     """What it is for: rewards before the last token, of responses that are worth what they were."""
     plain = toy("take_last_rm", name="plain")

@@ -13,7 +13,7 @@ from ostinato_shaping.odin import ODIN
 from ostinato_shaping.par import PAR
 from ostinato_shaping.rcfd import RCfD
 
-testing = pytest.importorskip("ostinato.testing")
+from ostinato import testing
 
 
 def words(completions):
@@ -21,22 +21,21 @@ def words(completions):
     return [float(len(text.split())) for text in completions]
 
 
-@pytest.mark.parametrize(
-    ("plugin", "settings"),
-    [
-        (PAR, {"references": 2}),
-        (LSC, {"references": 2}),
-        (ODIN, {}),
-        (AddFunctions, {"functions": [f"{__file__}:words"]}),
-        (ChiSquared, {}),
-        (Constrained, {"constraint": "at_least"}),
-        (LengthCalibration, {}),
-        (ABCCredit, {}),
-    ],
-    ids=lambda value: getattr(value, "__name__", None),
-)
-def test_it_conforms(plugin, settings):
-    testing.conformance(plugin, settings)
+CASES = {
+    PAR: {"settings": {"references": 2}},
+    LSC: {"settings": {"references": 2}},
+    ODIN: {},
+    AddFunctions: {"settings": {"functions": [f"{__file__}:words"]}},
+    ChiSquared: {},
+    Constrained: {"settings": {"constraint": "at_least"}},
+    LengthCalibration: {},
+    ABCCredit: {},
+}
+
+
+@pytest.mark.parametrize("plugin", CASES, ids=lambda plugin: plugin.__name__)
+def test_it_conforms(plugin):
+    testing.conformance(plugin, **CASES[plugin])
 
 
 def test_rcfd_conforms(tmp_path):

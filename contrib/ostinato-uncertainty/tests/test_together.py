@@ -1,8 +1,12 @@
 """Methods of this package in one run with each other and with built-in ones, and cut short."""
 
+import re
+
 import numpy as np
 import pytest
 from uncertainty_kit import actions, toy
+
+import ostinato
 
 
 def test_advpo_stands_with_warp(tmp_path):
@@ -20,6 +24,41 @@ def test_inform_stands_with_sharpe_over_three_members_and_with_ibl(tmp_path):
     assert actions(run, "ibl.wrap_reward")[0] > 0
     trained = next(row for row in run.metrics if row["kind"] == "reward_model_trained")
     assert len(trained["calibration"]) == 3
+
+
+RULES = "{function_reward: {functions: [FILE:length, FILE:length]}}"
+
+
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        ("advpo, RULES", "needs the features of reward models, and the reward is of plugin 'func"),
+        ("ibl, RULES", "needs the features of reward models, and the reward is of plugin 'func"),
+        ("purm, RULES", "'function_reward' brings parts that have none"),
+        ("uarm", "needs the variance of the reward, and that of plugin 'take_last_rm' has one"),
+        ("uarm, ensemble", "needs the variance of the reward, and that of plugin 'ensemble' has"),
+        ("uarm, warm", "'uarm' needs the variance of members, and 'warm' makes one model of them"),
+        ("{uwo: {over: heads}}, uarm", "plugin 'uwo' needs at least 2"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_run(tmp_path, listed, said):
+    rules = tmp_path / "rules.py"
+    rules.write_text("def length(completions):\n    return [len(text) for text in completions]\n")
+    members = 2 if "warm" in listed else 1
+    listed = listed.replace("RULES", RULES.replace("FILE", str(rules)))
+    with pytest.raises(ostinato.UserError, match=re.escape(said)):
+        toy(tmp_path / "run", listed, f"reward_model.members={members}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_penalty_that_is_off_asks_for_no_standard_deviation(tmp_path):
+    first = toy(tmp_path / "first", "", "rl.rollouts=1").directory / "iteration-1" / "reward_model"
+    fused = f"{{reward_fusion: {{models: ['{first}']}}}}"
+    with pytest.raises(ostinato.UserError, match="'reward_fusion' brings parts that have none"):
+        toy(tmp_path / "refused", f"purm, {fused}")
+    run = toy(tmp_path / "run", f"{{purm: {{penalty: 0}}}}, {fused}", "rl.rollouts=1")
+    assert actions(run, "purm.train_rm")[0] > 0
+    assert actions(run, "purm.reward_transform") == [0.0]
 
 
 class Stopped(Exception):

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ostinato import Context, Reward, hookimpl
-from ostinato_selection.votes import of_pairs, several
+from ostinato import Context, Reward, RunConfig, hookimpl
+from ostinato_selection.votes import of_pairs, one_vote, several
 
 
 class ActivePairs:
     """Have the pairs labelled on which the reward models' votes differ most."""
 
     paper = "Liu et al. 2024, Sample-Efficient Alignment (arXiv 2411.01493): pure exploration"
-    needs = {"members": 2}
 
     class Config(BaseModel):
         """Settings."""
@@ -31,6 +30,10 @@ class ActivePairs:
         )
 
     config: Config
+
+    def check_run(self, config: RunConfig, plugins: Mapping[str, Any]) -> Iterator[str]:
+        """One vote agrees with itself."""
+        yield from one_vote("active_pairs", config, plugins)
 
     @hookimpl
     def select_comparisons(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ostinato import Context, Rollout, UserError, hookimpl
+
+ONE = (
+    "plugin 'pf_ppo': each prompt has one response; list an algorithm with several, such as rloo, "
+    "or set plugins.pf_ppo.pool: rollout"
+)
 
 
 class PFPPO:
@@ -35,23 +41,27 @@ class PFPPO:
 
     config: Config
 
+    def check_run(self, plugins: Mapping[str, Any]) -> Iterator[str]:
+        """Something to rank; only an algorithm that is the plugin itself says what it draws."""
+        algorithm = next(p for p in plugins.values() if hasattr(p, "policy_algorithm"))
+        if self.config.pool == "prompt" and getattr(algorithm, "responses_per_prompt", 2) < 2:
+            yield ONE
+
     @hookimpl
     def filter_rollout(self, rollout: Rollout, ctx: Context) -> Tensor:
         """Of each pool of n responses m = max(1, round(share n)) rows, by ``rollout.score``.
 
         With N responses a prompt and m = 2, best_random has the weights 1/2 on the best and
         1/(2 (N - 1)) on each other, best_worst 1/2 on the best and on the worst. Advantages were
-        worked out on all of them. Raises UserError where a pool is one response.
+        worked out on all of them. A response that another filter has left alone in its pool stays.
+        Raises UserError where each prompt has had one from the start.
         """
         generator = ctx.generator("pf_ppo")
         group = rollout.group if self.config.pool == "prompt" else torch.zeros_like(rollout.group)
         score = rollout.score.double().cpu()
         pools = [(group.cpu() == number).nonzero()[:, 0] for number in group.unique().tolist()]
-        if max(map(len, pools)) < 2:
-            raise UserError(
-                "plugin 'pf_ppo': each prompt has one response; list an algorithm with several, "
-                "such as rloo, or set plugins.pf_ppo.pool: rollout"
-            )
+        if max(map(len, pools)) < 2 and len(score) >= ctx.config.rl.rollout_size:
+            raise UserError(ONE)
         rows = torch.cat([pool[self.picked(score[pool], generator)] for pool in pools])
         ctx.log(**{"pf_ppo/score": float(score[rows].mean())})
         return rows.sort().values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ostinato import Context, Reward, RunConfig, hookimpl
-from ostinato_selection.votes import of_pairs, several
+from ostinato_selection.votes import of_pairs, one_vote, several
 
 Second = Literal["best", "worst", "uncertain"]
 
@@ -23,7 +23,6 @@ class ThompsonDuels:
         "Liu et al. 2024, Sample-Efficient Alignment (arXiv 2411.01493), algorithm 1; "
         "Melikidze et al. 2026, ActiveUltraFeedback (arXiv 2603.09692), DRTS"
     )
-    needs = {"members": 2}
 
     class Config(BaseModel):
         """Settings."""
@@ -37,8 +36,9 @@ class ThompsonDuels:
 
     config: Config
 
-    def check_run(self, config: RunConfig) -> Iterator[str]:
-        """Something to choose from."""
+    def check_run(self, config: RunConfig, plugins: Mapping[str, Any]) -> Iterator[str]:
+        """Somebody to choose, and something to choose from."""
+        yield from one_vote("thompson_duels", config, plugins)
         if config.preferences.responses < 3:
             yield (
                 "preferences.responses: is 2; plugin 'thompson_duels' chooses one pair of several "

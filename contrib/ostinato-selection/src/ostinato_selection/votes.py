@@ -5,11 +5,14 @@ Letters in shapes: E votes (members times heads), C comparisons, B responses.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import torch
 from datasets import Dataset
 from torch import Tensor
 
-from ostinato import Context, Policy, Reward, Samples, UserError
+from ostinato import Context, Policy, Reward, RunConfig, Samples, UserError
 
 
 def votes(reward: Reward, samples: Samples) -> Tensor:
@@ -25,6 +28,16 @@ def several(found: Tensor, whose: str) -> Tensor:
             "reward_model.members: 2, or list a plugin with heads"
         )
     return found
+
+
+def one_vote(whose: str, config: RunConfig, plugins: Mapping[str, Any]) -> Iterator[str]:
+    """Why R~_k has one vote: a run that trains one member with one head, whatever R_k is."""
+    trainer = next((p for p in plugins.values() if hasattr(p, "train_rm")), None)
+    if config.reward_model.members * getattr(trainer, "heads", 1) < 2:
+        yield (
+            f"plugin '{whose}' needs at least 2 votes of each reward model; set "
+            "reward_model.members: 2, or list a plugin that trains several heads"
+        )
 
 
 def spread(found: Tensor) -> float:

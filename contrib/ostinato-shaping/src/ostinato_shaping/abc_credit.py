@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,6 +34,15 @@ class ABCCredit:
         )
 
     config: Config
+
+    def check_run(self, plugins: Mapping[str, Any]) -> Iterator[str]:
+        """The reward is made of reward models."""
+        name, owner = next((n, p) for n, p in plugins.items() if hasattr(p, "combine_rm"))
+        if not getattr(owner, "reward_models", True):
+            yield (
+                "plugin 'abc_credit' needs the attention of a reward model, and the reward is of "
+                f"plugin '{name}', which uses none; leave one of the two out"
+            )
 
     @hookimpl
     def reward_transform(self, rewards: RewardBatch, ctx: Context) -> RewardBatch:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ostinato import Context, Reward, Samples, Scores, UserError, hookimpl, wrapped
-from ostinato_uncertainty.features import factor, features, known, length, whitened
+from ostinato_uncertainty.features import factor, features, known, length, whitened, without
 
 
 class AdvPO:
@@ -39,6 +40,10 @@ class AdvPO:
         )
 
     config: Config
+
+    def check_run(self, plugins: Mapping[str, Any]) -> Iterator[str]:
+        """The reward has features."""
+        yield from without("advpo", plugins)
 
     @hookimpl
     def wrap_reward(self, reward: Reward, ctx: Context) -> Reward:

@@ -1,6 +1,9 @@
-"""Features of responses, and distances between them in a metric of their own."""
+"""Features of responses, distances between them in a metric of their own, and who has none."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +24,22 @@ def known(hidden: Tensor | None, plugin: str) -> Tensor:
             "`hidden`, as those of reward models of one size do"
         )
     return hidden.double()
+
+
+def combiner(plugins: Mapping[str, Any]) -> tuple[str, Any, bool]:
+    """Who owns combine_rm, by name and itself, and whether R_k is made of reward models."""
+    name, owner = next((n, p) for n, p in plugins.items() if hasattr(p, "combine_rm"))
+    return name, owner, getattr(owner, "reward_models", True)
+
+
+def without(whose: str, plugins: Mapping[str, Any]) -> Iterator[str]:
+    """Why the run's reward has no features."""
+    name, _, of_models = combiner(plugins)
+    if not of_models:
+        yield (
+            f"plugin '{whose}' needs the features of reward models, and the reward is of plugin "
+            f"'{name}', which uses none; leave one of the two out"
+        )
 
 
 def length(x: Tensor) -> Tensor:

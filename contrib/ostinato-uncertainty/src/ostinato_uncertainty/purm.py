@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from ostinato import (
     UserError,
     hookimpl,
 )
+from ostinato_uncertainty.features import combiner
 
 
 class PURM:
@@ -51,6 +52,16 @@ class PURM:
     def __init__(self) -> None:
         self._seen = torch.zeros(0, 2, 1)  # (responses, mean and std, members * heads)
         self._iteration = 0
+
+    def check_run(self, plugins: Mapping[str, Any]) -> Iterator[str]:
+        """Every part of the reward has a standard deviation, where that is penalised."""
+        name, owner, of_models = combiner(plugins)
+        if self.config.penalty and (not of_models or getattr(owner, "heads", 1) > 1):
+            yield (
+                "plugin 'purm' needs a standard deviation of every part of the reward, and plugin "
+                f"'{name}' brings parts that have none; leave one of the two out, or set "
+                "plugins.purm.penalty: 0"
+            )
 
     @staticmethod
     def read(logits: Tensor, zeros: Tensor, modules: Mapping[str, nn.Module]) -> Scores:
@@ -90,6 +101,8 @@ class PURM:
         Those are of this iteration's rollouts, this one among them. Raises UserError where the
         reward has no standard deviations.
         """
+        if not self.config.penalty:
+            return rewards
         if rewards.part_std is None:
             raise UserError(
                 "plugin 'purm': the reward has no standard deviations; expected one whose Scores "

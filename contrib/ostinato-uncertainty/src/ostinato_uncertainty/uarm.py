@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ostinato import Context, PolicyAlgorithm, PolicyOutputs, Rollout, UserError, hookimpl
+from ostinato import (
+    Context,
+    PolicyAlgorithm,
+    PolicyOutputs,
+    Rollout,
+    RunConfig,
+    UserError,
+    hookimpl,
+)
 from ostinato.measures import clipped_surrogate, kl_k3
+from ostinato_uncertainty.features import combiner
 
 
 class UARM(PolicyAlgorithm):
@@ -35,6 +47,23 @@ class UARM(PolicyAlgorithm):
 
     def __init__(self) -> None:
         self.responses_per_prompt = self.config.responses
+
+    def check_run(self, config: RunConfig, plugins: Mapping[str, Any]) -> Iterator[str]:
+        """Several parts, from the first iteration on, or one that says how sure it is.
+
+        Only who reads the outputs of a reward model in a way of its own can say that.
+        """
+        name, owner, of_models = combiner(plugins)
+        trainer = next((p for p in plugins.values() if hasattr(p, "train_rm")), None)
+        parts = getattr(owner, "heads", 1)
+        if of_models:
+            parts *= config.reward_model.members * getattr(trainer, "heads", 1)
+        if parts < 2 and not (of_models and hasattr(trainer, "read")):
+            yield (
+                f"plugin 'uarm' needs the variance of the reward, and that of plugin '{name}' has "
+                "one part; set reward_model.members: 2, or list a plugin with heads, laplace_head "
+                "or purm"
+            )
 
     @hookimpl
     def policy_algorithm(self) -> UARM:

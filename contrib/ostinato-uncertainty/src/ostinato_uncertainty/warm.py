@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from datasets import Dataset
 from pydantic import BaseModel, ConfigDict, Field
 
 from ostinato import Context, Reward, RewardModel, RunConfig, average, hookimpl
+from ostinato_uncertainty.uarm import UARM
 
 
 class WARM:
@@ -40,9 +41,11 @@ class WARM:
     def __init__(self) -> None:
         self._start: RewardModel | None = None
 
-    def check_run(self, config: RunConfig) -> Iterator[str]:
+    def check_run(self, config: RunConfig, plugins: Mapping[str, Any]) -> Iterator[str]:
         """A mean needs several models, and leaves one, which has no variance over members."""
-        for name in [n for n, _ in config.wanted_plugins if n in {"sharpe", "uarm"}]:
+        for name, other in plugins.items():
+            if not isinstance(other, UARM) and not getattr(other, "needs", {}).get("members"):
+                continue
             yield (
                 f"plugins: '{name}' needs the variance of members, and 'warm' makes one model of "
                 "them; leave one of the two out"
