@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
-from ostinato.contract.activation import Active
-from ostinato.contract.discovery import default_owners, discover
+from ostinato.contract.activation import Active, declared
+from ostinato.contract.discovery import default_owners
 from ostinato.contract.hookspecs import KINDS
 from ostinato.contract.plugins import columns
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+from contrib_path import installed
+from mixing import micro
 from mixing.completion import Mixing
 
 RUNS = Path(__file__).parent / "measured" / "mixing.csv"
@@ -31,9 +33,15 @@ NEEDS = {
 
 @cache
 def pool() -> Mixing:
-    """The built-in plugins."""
-    found = discover().items()
-    return Mixing(n for n, claims in found if any(c.distribution == PACKAGE for c in claims))
+    """The built-in plugins and those of contrib/, as the runs of tests/mixing set them."""
+    return micro.mixing()
+
+
+@cache
+def plain(name: str) -> Active:
+    """A plugin with its own defaults."""
+    with installed():
+        return declared(name)
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> str:
@@ -43,8 +51,29 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
 
 
 def links(names: Iterable[str]) -> str:
-    """Plugin names as links to their pages."""
-    return ", ".join(f"[`{name}`](plugins/{name}.md)" for name in names)
+    """Plugin names as links to their pages; those of contrib/ by distribution, with its README."""
+    by_origin: dict[str, list[str]] = {}
+    for name in names:
+        by_origin.setdefault(pool().pool[name].found.distribution, []).append(name)
+    own = [f"[`{name}`](plugins/{name}.md)" for name in by_origin.pop(PACKAGE, [])]
+    parts = [", ".join(own)] if own else []
+    for origin, those in sorted(by_origin.items()):
+        parts.append(", ".join(f"`{name}`" for name in those) + f" of {readme(origin)}")
+    return "; ".join(parts)
+
+
+def readme(distribution: str) -> str:
+    """A link to the README of a distribution of contrib/."""
+    return f"[{distribution}](../contrib/{distribution}/README.md)"
+
+
+def origins() -> str:
+    """One row a distribution of contrib/."""
+    by_origin: dict[str, list[str]] = {}
+    for name, one in pool().pool.items():
+        by_origin.setdefault(one.found.distribution, []).append(f"`{name}`")
+    rows = [[readme(o), ", ".join(by_origin[o])] for o in sorted(by_origin) if o != PACKAGE]
+    return table(["distribution", "methods"], rows)
 
 
 def one_of() -> str:
@@ -61,7 +90,7 @@ def one_of() -> str:
 def any_of() -> str:
     """One row a hook that several plugins may answer."""
     mixing = pool()
-    order = {"chain": "in the order of the list", "sum": "added up", "all": "told, not asked"}
+    order = {"chain": "in the order of the list", "sum": "added up", "all": "all told"}
     rows = []
     for hook in (h for h, kind in KINDS.items() if kind != "one"):
         users = [name for name, a in mixing.pool.items() if hook in a.hooks]
@@ -82,11 +111,12 @@ def several() -> str:
 def needs() -> str:
     """One row a plugin that needs others, or something of the run."""
     mixing = pool()
-    rows = [
-        [links([name]), "; ".join(found)]
-        for name, a in mixing.pool.items()
-        if (found := [*_column_needs(mixing, a), *_engine_needs(mixing, a)])
-    ]
+    rows = []
+    for name in mixing.pool:
+        one = plain(name)
+        found = [*_column_needs(mixing, one), *_engine_needs(mixing, one), *_refused(mixing, one)]
+        if found:
+            rows.append([links([name]), "; ".join(found)])
     return table(["method", "needs"], rows)
 
 
@@ -107,7 +137,7 @@ def _column_needs(mixing: Mixing, one: Active) -> list[str]:
 
 def _engine_needs(mixing: Mixing, one: Active) -> list[str]:
     """What a plugin declares that the engine or the run file must give."""
-    headed = [n for n, a in mixing.pool.items() if getattr(a.instance, "heads", 1) > 1]
+    headed = [n for n in mixing.pool if getattr(plain(n).instance, "heads", 1) > 1]
     heads = f", or {links(headed)}" if headed else ""
     found = [NEEDS[key].replace("{heads}", heads).format(v, v) for key, v in one.needs.items()]
     if getattr(one.instance, "needs_gold", False):
@@ -115,6 +145,14 @@ def _engine_needs(mixing: Mixing, one: Active) -> list[str]:
     schema = getattr(type(one.instance), "Config", None)
     fields = schema.model_fields if schema is not None else {}
     return found + [f"its setting `{key}`" for key, f in fields.items() if f.is_required()]
+
+
+def _refused(mixing: Mixing, one: Active) -> list[str]:
+    """What `ostinato check` says of a plugin with its own defaults in a run of the toy world."""
+    if "members" in one.needs:  # which is said already
+        return []
+    whole = [one if a.name == one.name else a for a in mixing.completed([one.name])[0]]
+    return [f"without more: *{said}*" for said in micro.refused(whole, {"world": "toy"})]
 
 
 def apart() -> str:
@@ -203,6 +241,7 @@ MAKERS: dict[str, Callable[..., str]] = {
     "mixing-matrix": matrix,
     "mixing-needs": needs,
     "mixing-one": one_of,
+    "mixing-origins": origins,
     "mixing-runs": runs,
     "mixing-several": several,
 }

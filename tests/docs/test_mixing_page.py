@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from contrib_path import distributions, installed
 from ostinato.contract.activation import declared
 from ostinato.contract.discovery import discover
 from ostinato.contract.hookspecs import KINDS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "mixing.md").read_text(encoding="utf-8")
-BUILT_IN = sorted(n for n, claims in discover().items() if any(c.built_in for c in claims))
-HOOKS = {name: set(declared(name).hooks) for name in BUILT_IN}
+with installed():
+    ORIGIN = {n: c.distribution for n, claims in discover().items() for c in claims}
+    METHODS = sorted(n for n in ORIGIN if ORIGIN[n] in {"ostinato", *distributions()})
+    HOOKS = {name: set(declared(name).hooks) for name in METHODS}
 
 
 def section(title):
@@ -36,13 +39,14 @@ def matrix():
 
 
 def test_every_pair_is_there_once(matrix):
-    assert set(matrix) == set(combinations(BUILT_IN, 2))
+    assert set(matrix) == set(combinations(METHODS, 2))
     assert set(matrix.values()) == {"·", "+", "×"}
 
 
 def test_a_pair_is_apart_if_it_shares_a_hook_or_has_a_line_of_its_own(matrix):
     rows = re.findall(r"^\| .*? and .*", section("Further pairs that exclude each other"), re.M)
-    further = {tuple(sorted(re.findall(r"\[`(\w+)`\]", row))) for row in rows}
+    firsts = (row.split(" | ")[0] for row in rows)
+    further = {tuple(sorted(re.findall(r"`(\w+)`", first))) for first in firsts}
     for pair, symbol in matrix.items():
         shared = {hook for hook in HOOKS[pair[0]] & HOOKS[pair[1]] if KINDS[hook] == "one"}
         assert (symbol == "×") == bool(shared or pair in further), pair
@@ -58,5 +62,17 @@ def test_a_third_is_needed_by_who_reads_or_gives_a_column(matrix):
 def test_who_owns_a_hook_stands_in_its_row():
     rows = dict(re.findall(r"^\| \[`(\w+)`\]\(hooks/\w+\.md\) \| (.*?) \|", TEXT, re.M))
     for hook in KINDS:
-        owners = {name for name in BUILT_IN if hook in HOOKS[name]}
-        assert set(re.findall(r"\[`(\w+)`\]", rows[hook])) == owners
+        owners = {name for name in METHODS if hook in HOOKS[name]}
+        assert set(re.findall(r"`(\w+)`", rows[hook])) == owners
+
+
+def test_a_method_stands_with_its_distribution_or_links_to_its_page():
+    rows = dict(re.findall(r"^\| \[`(\w+)`\]\(hooks/\w+\.md\) \| (.*?) \|", TEXT, re.M))
+    for row in rows.values():
+        for part in row.split("; "):
+            names, _, origin = part.partition(" of ")
+            for name in re.findall(r"`(\w+)`", names):
+                folder = f"../contrib/{ORIGIN[name]}/README.md"
+                link = f"[`{name}`](plugins/{name}.md)"
+                known = link in names if not origin else origin == f"[{ORIGIN[name]}]({folder})"
+                assert known, part

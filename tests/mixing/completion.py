@@ -1,14 +1,15 @@
 """What a mixture of plugins needs beside it, and in which order: searched for in what they declare.
 
-No plugin is known by name here: the checks are those of :mod:`ostinato.contract.plugins`.
+No plugin is known by name here: the checks are those of :mod:`ostinato.contract.plugins`, and what
+else is asked of a whole run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 
-from ostinato.contract.activation import Active, declared
+from ostinato.contract.activation import Active
 from ostinato.contract.discovery import default_owners
 from ostinato.contract.plugins import columns, faults, idle_columns, missing_columns, with_defaults
 
@@ -16,10 +17,18 @@ Mixture = tuple[list[Active], list[str]]
 
 
 class Mixing:
-    """The plugins of which mixtures are made, ``pool`` by name."""
+    """The plugins of which mixtures are made, ``pool`` by name.
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self.pool = {name: declared(name) for name in sorted(names)}
+    ``at_odds`` says what else keeps a run's plugins apart, all of which it is given.
+    """
+
+    def __init__(
+        self,
+        pool: Mapping[str, Active],
+        at_odds: Callable[[Sequence[Active]], Iterable[str]] = lambda whole: (),
+    ) -> None:
+        self.pool = dict(sorted(pool.items()))
+        self.at_odds = at_odds
         self.defaults = {h: n for h, n in default_owners().items() if n in self.pool}
         self._known: dict[frozenset[str], Mixture] = {}
 
@@ -56,7 +65,7 @@ class Mixing:
         for names in queue:
             bare = ordered([self.pool[name] for name in sorted(names)])
             whole = with_defaults(bare, self.defaults, self.pool.__getitem__)
-            found = list(faults(whole))
+            found = list(faults(whole)) or list(self.at_odds(whole))
             if best is None or len(found) < len(best[1]):
                 best = whole, found
             if not found:

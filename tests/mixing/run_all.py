@@ -1,9 +1,10 @@
-"""Run every legal pair of methods, and 30 larger random sets, on the micro world.
+"""Run every legal pair of methods, contrib's too, and 30 larger random sets, on the micro world.
 
     python tests/mixing/run_all.py --jobs 2             # minutes; exit status 1 if anything fails
     python tests/mixing/run_all.py --jobs 2 --write     # and write docs/measured/mixing.csv
 
 Prints one line a run, then what was covered. One thread a run; seconds of each are the CPU's.
+The distributions of contrib/ are taken from the checkout: none has to be installed.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from contrib_path import installed  # noqa: E402
 from mixing import covering, micro  # noqa: E402
 from mixing.completion import Mixing  # noqa: E402
 from ostinato.config.errors import UserError  # noqa: E402
-from ostinato.contract.plugins import activate  # noqa: E402
+from ostinato.config.reading import load_config  # noqa: E402
+from ostinato.engine.session import check  # noqa: E402
 
 TABLE = ROOT / "docs" / "measured" / "mixing.csv"
 COLUMNS = ("kind", "listed", "active", "seconds", "fault")
@@ -107,13 +110,14 @@ def one(job: Job) -> dict[str, str]:
 
 
 def wrongly_refused(mixing: Mixing, folder: Path) -> Iterator[str]:
-    """Illegal pairs that activation takes, or refuses in other words than it should."""
+    """Illegal pairs that `ostinato check` takes, or refuses in other words than it should."""
     for pair, why in mixing.pairs().items():
         if not why:
             continue
         try:
-            listed = mixing.listed(pair)
-            activate([(name, micro.settings_of(name, folder)) for name in listed], "run.yaml")
+            source = micro.run_file(mixing, mixing.listed(pair), folder)
+            with installed():
+                check(load_config(source), "run.yaml")
         except UserError as error:
             if str(error).splitlines() != [f"run.yaml: {sentence}" for sentence in why]:
                 yield f"{pair}: refused with {error}"

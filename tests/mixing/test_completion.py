@@ -8,6 +8,7 @@ import pytest
 
 from mixing.completion import Mixing
 from ostinato import UserError
+from ostinato.contract.activation import declared
 from ostinato.contract.discovery import default_owners, discover, hooks_of
 from ostinato.contract.hookspecs import KINDS
 from ostinato.contract.plugins import activate, columns
@@ -19,7 +20,7 @@ READ_BY_THE_CORE = {"label", "weight"}  # docs/concepts: columns
 
 @pytest.fixture(scope="module")
 def mixing():
-    return Mixing(BUILT_IN)
+    return Mixing({name: declared(name) for name in BUILT_IN})
 
 
 class Declared:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ from ostinato.contract.hookspecs import KINDS
 MIXING = micro.mixing()
 ARRAY = covering.covering_array(MIXING)
 RANDOM = covering.random_sets(MIXING, 30)
-SAMPLE = [*covering.sample_of(ARRAY, 4), *covering.sample_of(RANDOM, 3), RANDOM[-1]]
+SAMPLE = [*covering.sample_of(ARRAY, 4), *covering.sample_of(RANDOM, 3), *RANDOM[-2:]]
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,15 @@ def test_two_owners_of_a_hook_are_always_apart():
             assert f"'{one}' and '{other}' claim" in MIXING.conflict(one, other)[0]
 
 
+def test_every_method_of_the_repository_is_mixed():
+    root = Path(__file__).parents[2]
+    files = [root / "pyproject.toml", *sorted(root.glob("contrib/*/pyproject.toml"))]
+    projects = [tomllib.loads(file.read_text(encoding="utf-8"))["project"] for file in files]
+    names = [name for project in projects for name in project["entry-points"]["ostinato"]]
+    assert sorted(names) == list(MIXING.pool)
+    assert len(files) > 1
+
+
 def test_the_array_covers_every_legal_pair_and_no_other():
     ran = set()
     for listed in ARRAY:
@@ -55,8 +66,9 @@ def test_the_same_declarations_give_the_same_sets():
     assert len({tuple(sorted(listed)) for listed in RANDOM}) == 30
 
 
-def test_the_fixed_set_is_whole():
+def test_the_fixed_sets_are_whole():
     assert set(RANDOM[-1]) == set(covering.FIXED)
+    assert set(RANDOM[-2]) == set(covering.AGAINST_HACKING)
     assert RANDOM[-1].index("strength") < RANDOM[-1].index("flip") < RANDOM[-1].index("margin")
 
 

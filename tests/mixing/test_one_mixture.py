@@ -1,4 +1,4 @@
-"""The fixed mixture with two members, cut short, resumed and read again: what lies between."""
+"""The fixed mixtures with two members, cut short, resumed and read again: what lies between."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import pytest
 
 import ostinato
+from contrib_path import installed
 from kill_runs import Crash, crash_at, differing, outcome
 from mixing import covering, micro
 from ostinato.config.reading import merged
@@ -19,19 +20,21 @@ LISTED = covering.fixed_set(MIXING)
 READERS = {**MEAN, "brme": Reader(BRME.read)}
 
 
+# Members beside the heads, and no setting at its simplest.
+CHANGES = {
+    "reward_model": {"members": 2, "batch": 12, "accumulate": 3},  # groups: 2, 1, 1
+    "preferences": {"responses": 3},
+    "generation": {"temperature": 0.7},
+    "rl": {"minibatch": 4, "accumulate": 2},
+    "evaluation": {"every": 1},
+    "checkpoint_every": 1,
+}
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """The fixed mixture, with members beside the heads, and with no setting at its simplest."""
     made = micro.run_file(MIXING, LISTED, tmp_path_factory.mktemp("furnished"))
-    changes = {
-        "reward_model": {"members": 2, "batch": 12, "accumulate": 3},  # groups: 2, 1, 1
-        "preferences": {"responses": 3},
-        "generation": {"temperature": 0.7},
-        "rl": {"minibatch": 4, "accumulate": 2},
-        "evaluation": {"every": 1},
-        "checkpoint_every": 1,
-    }
-    return merged(made, changes)
+    return merged(made, CHANGES)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +49,19 @@ def test_cut_short_and_resumed_it_ends_as_if_it_never_stopped(run, source, share
     with crash_at(int(share * lines)), pytest.raises(Crash):
         ostinato.run(source, tmp_path / "cut")
     ostinato.run(source, tmp_path / "cut")
+    assert differing(outcome(tmp_path / "cut"), outcome(run.directory)) == []
+
+
+def test_so_it_does_with_what_distributions_of_others_bring(tmp_path):
+    """What wrappers, a curriculum and a stop remember is in the checkpoints too."""
+    listed = covering.fixed_set(MIXING, covering.AGAINST_HACKING)
+    source = merged(micro.run_file(MIXING, listed, tmp_path), CHANGES)
+    with installed():
+        run = ostinato.run(source, tmp_path / "whole")
+        assert micro.proof(MIXING, listed, run.metrics) == []
+        with crash_at(int(0.7 * len(outcome(run.directory)))), pytest.raises(Crash):
+            ostinato.run(source, tmp_path / "cut")
+        ostinato.run(source, tmp_path / "cut")
     assert differing(outcome(tmp_path / "cut"), outcome(run.directory)) == []
 
 
