@@ -10,6 +10,11 @@ from typing import Any
 
 DATA = Path(__file__).parent / "measured" / "stress.csv"
 HEAD = "| run | peak gold | gold at the end | lost | KL | gold wins | gap | seeds |"
+CONTROLS = {  # beside the default
+    "group": ["rloo"],
+    "selection": ["default, 2 members", "default, 2 iterations"],
+    "uncertainty": ["default, 3 members"],
+}
 Curve = list[dict[str, float]]  # the evaluations of the last iteration
 
 
@@ -44,8 +49,9 @@ def stress(package: str) -> str:
 
 
 def _defaults(known: dict[str, Any], package: str) -> dict[str, Any]:
-    """The package's methods below the default."""
-    return {"default": known["default"]["default"], **known.get(package, {})}
+    """The package's methods below what they are to be compared with."""
+    shown = ["default", *CONTROLS.get(package, ())]
+    return {name: known["default"][name] for name in shown} | known.get(package, {})
 
 
 def _cells(curves: list[Curve]) -> list[str]:
@@ -66,7 +72,8 @@ def _cells(curves: list[Curve]) -> list[str]:
 def _spread(values: list[float], form: str) -> str:
     if len(values) < 2:
         return format(values[0], form)
-    return f"{statistics.fmean(values):{form}}&nbsp;±&nbsp;{statistics.stdev(values):.2f}"
+    mean, deviation = statistics.fmean(values), statistics.stdev(values)
+    return f"{mean:{form}}&nbsp;±&nbsp;{deviation:{form.removeprefix('+')}}"
 
 
 MAKERS: dict[str, Callable[..., str]] = {"stress": stress}
