@@ -1,5 +1,7 @@
 """AdvPO against an optimiser that looks for the worst head, and where data have no support."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -18,11 +20,22 @@ def situation(seed=0, members=1, size=4, rows=6):
     return data, features, draw.normal(size=(members, size))
 
 
-def wrapped(plugin, data, features, weight):
-    """The wrapped reward's scores of the samples."""
+def rewarded(plugin, data, features, weight):
+    """What a rollout of the samples is rewarded with."""
     given = {side: samples(rows) for side, rows in data.items()}
-    reward = plugin.wrap_reward(Linear(weight), context(given, samples(features["reference"])))
-    return reward.score_samples(samples(features["own"])).score.double().numpy()
+    ctx = context(given, samples(features["reference"]))
+    found = plugin.wrap_reward(Linear(weight), ctx).score_samples(samples(features["own"]))
+    rollout = SimpleRewards(samples(features["own"]), found.score, found.hidden)
+    return plugin.reward_transform(rollout, ctx).score.double().numpy()
+
+
+@dataclass
+class SimpleRewards:
+    """The parts of a RewardBatch that are read here."""
+
+    samples: ostinato.Samples
+    score: torch.Tensor
+    hidden: torch.Tensor
 
 
 def ellipsoid(data, ridge):
@@ -43,7 +56,7 @@ def worst_head(phi, metric, b, direction):
 def test_the_whole_batch_is_scored_by_the_worst_head_for_it():
     data, features, weight = situation()
     plugin = configured(AdvPO, b=3.0, ridge=0.5)
-    scores = wrapped(plugin, data, features, weight)
+    scores = rewarded(plugin, data, features, weight)
     own, reference = features["own"][:, 0], features["reference"][:, 0]
     gap = (own - reference).mean(0)
     head = worst_head(weight[0], ellipsoid(data, 0.5), 3.0, gap)
@@ -53,18 +66,28 @@ def test_the_whole_batch_is_scored_by_the_worst_head_for_it():
 def test_a_sample_may_have_a_worst_head_of_its_own():
     data, features, weight = situation(seed=1)
     plugin = configured(AdvPO, b=2.0, form="sample")
-    scores = wrapped(plugin, data, features, weight)
+    scores = rewarded(plugin, data, features, weight)
     metric = ellipsoid(data, 1.0)
     for row, own in enumerate(features["own"][:, 0]):
-        apart = own - features["reference"][row, 0]
-        head = worst_head(weight[0], metric, 2.0, apart)
-        assert scores[row] == pytest.approx(own @ weight[0] + apart @ (head - weight[0]), abs=1e-4)
+        head = worst_head(weight[0], metric, 2.0, own)
+        assert scores[row] == pytest.approx(own @ head, abs=1e-4)
 
 
-def test_without_references_features_are_taken_as_they_are_and_members_count_alike():
+def test_only_the_samples_own_form_is_a_reward():
+    data, features, weight = situation(seed=6)
+    given = {side: samples(rows) for side, rows in data.items()}
+    reward, ctx = Linear(weight), context(given)
+    assert configured(AdvPO).wrap_reward(reward, ctx) is reward
+    made = configured(AdvPO, form="sample").wrap_reward(reward, ctx)
+    whole = made.score_samples(samples(features["own"])).score
+    alone = [made.score_samples(samples(features["own"][i : i + 1])).score for i in range(6)]
+    assert torch.allclose(whole, torch.cat(alone))
+
+
+def test_members_count_alike():
     data, features, weight = situation(seed=2, members=2)
-    plugin = configured(AdvPO, b=1.0, references=0, form="sample")
-    scores = wrapped(plugin, data, features, weight)
+    plugin = configured(AdvPO, b=1.0, form="sample")
+    scores = rewarded(plugin, data, features, weight)
     wanted = []
     for own in features["own"]:
         each = []
@@ -80,8 +103,10 @@ def test_several_references_are_averaged():
     data, features, weight = situation(seed=3)
     both = np.stack([features["reference"], features["own"]], 1).reshape(-1, 1, 4)
     half = (features["reference"] + features["own"]) / 2
-    several = wrapped(configured(AdvPO, references=2), data, features | {"reference": both}, weight)
-    one = wrapped(configured(AdvPO), data, features | {"reference": half}, weight)
+    several = rewarded(
+        configured(AdvPO, references=2), data, features | {"reference": both}, weight
+    )
+    one = rewarded(configured(AdvPO), data, features | {"reference": half}, weight)
     assert several == pytest.approx(one, abs=1e-5)
 
 
@@ -93,7 +118,7 @@ def test_a_policy_that_leaves_the_data_loses_more_than_one_that_stays():
     lost = []
     for drift in ([0.5, 0.0], [0.0, 0.5]):
         features = {"own": start + drift, "reference": start}
-        scores = wrapped(configured(AdvPO), data, features, np.ones((1, 2)))
+        scores = rewarded(configured(AdvPO), data, features, np.ones((1, 2)))
         lost.append((features["own"].sum((1, 2)) - scores).mean())
     known, unknown = lost
     assert 0 < known < unknown / 5
@@ -102,7 +127,7 @@ def test_a_policy_that_leaves_the_data_loses_more_than_one_that_stays():
 def test_the_same_batch_gets_the_same_scores():
     data, features, weight = situation(seed=5)
     plugin = configured(AdvPO)
-    first, second = (wrapped(plugin, data, features, weight) for _ in range(2))
+    first, second = (rewarded(plugin, data, features, weight) for _ in range(2))
     assert first.tolist() == second.tolist()
 
 

@@ -11,7 +11,7 @@ import ostinato
 
 def test_advpo_stands_with_warp(tmp_path):
     run = toy(tmp_path / "run", "advpo, warp")
-    assert actions(run, "advpo.wrap_reward")[0] > 0
+    assert actions(run, "advpo.reward_transform")[0] > 0
     assert max(actions(run, "warp.train_policy")) > 0
     rows = [row for row in run.metrics if row["kind"] == "eval"]
     assert all(np.isfinite(row["advpo/uncertainty"]) for row in rows)

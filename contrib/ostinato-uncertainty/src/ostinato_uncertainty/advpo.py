@@ -10,7 +10,16 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ostinato import Context, Reward, Samples, Scores, UserError, hookimpl, wrapped
+from ostinato import (
+    Context,
+    Reward,
+    RewardBatch,
+    Samples,
+    Scores,
+    UserError,
+    hookimpl,
+    wrapped,
+)
 from ostinato_uncertainty.features import factor, features, known, length, whitened, without
 
 
@@ -31,12 +40,15 @@ class AdvPO:
         )
         ridge: float = Field(1.0, gt=0, description="lambda of M (ours; the paper gives none)")
         references: int = Field(
-            1, ge=0, description="SFT responses a prompt to compare with (paper's 1); 0 is none"
+            1,
+            ge=0,
+            description="SFT responses a prompt that a rollout is compared with (paper's 1); 0 is "
+            "none; the form `sample` has none",
         )
         form: Literal["adversarial", "sample"] = Field(
             "adversarial",
-            description="one worst head for all samples scored together (the paper's AdvPO), or "
-            "each sample's own, its lower confidence bound",
+            description="one worst head for a whole rollout (the paper's AdvPO), or each sample's "
+            "own, its lower confidence bound",
         )
 
     config: Config
@@ -47,11 +59,10 @@ class AdvPO:
 
     @hookimpl
     def wrap_reward(self, reward: Reward, ctx: Context) -> Reward:
-        """r(x, y) less b times :meth:`uncertainty`, in units of the reward.
+        """Learns M = ridge I + sum of e e' over both responses of every comparison of D_k.
 
-        M = ridge I + sum of e e' over both responses of every comparison of D_k (section 3), one M
-        a member. References are drawn anew for each batch, and are the same for the same batch.
-        Raises UserError where there is no D_k, or where the reward has no features.
+        One M a member (section 3). With `form: sample` r(x, y) - b sqrt(e' M^-1 e), else r as it
+        is. Raises UserError where there is no D_k, or where the reward has no features.
         """
         if ctx.data is None:
             raise UserError(
@@ -61,42 +72,51 @@ class AdvPO:
         sides = [ctx.responses(ctx.data, side) for side in ("chosen", "rejected")]
         e = torch.cat([features(reward, side, "advpo") for side in sides])  # (2N, members, D)
         eye = torch.eye(e.shape[-1], dtype=e.dtype, device=e.device)
-        self._inner, self._ctx = reward, ctx
+        self._inner = reward
         self._root = factor(torch.einsum("nmd,nme->mde", e, e) + self.config.ridge * eye)
+        if self.config.form == "adversarial":
+            return reward
 
         def pessimistic(samples: Samples, scores: Scores) -> Scores:
-            unsure = self.uncertainty(samples, known(scores.hidden, "advpo"))
+            unsure = length(whitened(known(scores.hidden, "advpo"), self._root)).mean(1)
             return replace(scores, score=scores.score - self.config.b * unsure.to(scores.score))
 
         return wrapped(reward, pessimistic)
 
-    def uncertainty(self, samples: Samples, e: Tensor) -> Tensor:
-        """(B,) of features e (B, members, D), the mean over members.
+    @hookimpl
+    def reward_transform(self, rewards: RewardBatch, ctx: Context) -> RewardBatch:
+        """With `form: adversarial` the rollout by the head that makes all of it worth least.
 
-        adversarial: e' M^-1 g / sqrt(g' M^-1 g), g the mean over the batch of e less its
-        reference's: the worst head is that one which takes most off the whole batch (section 4).
-        sample: sqrt(d' M^-1 d), d a sample's e less its reference's.
+        r(x, y) - b e' M^-1 g / sqrt(g' M^-1 g), g the mean over the rollout of e less its
+        reference's (section 4). A reward scores a response whatever it is scored with: this does
+        not, so it is no reward.
         """
-        own = whitened(e, self._root)
-        apart = whitened(e - self._reference(samples, e), self._root)
         if self.config.form == "sample":
-            return length(apart).mean(1)
-        worst = apart.mean(0)  # (members, D)
+            return rewards
+        unsure = self._of_batch(rewards.samples, known(rewards.hidden, "advpo"), ctx)
+        return replace(rewards, score=rewards.score - self.config.b * unsure.to(rewards.score))
+
+    def _of_batch(self, samples: Samples, e: Tensor, ctx: Context) -> Tensor:
+        """(B,) of features e (B, members, D): what the worst head takes off, mean over members."""
+        own = whitened(e, self._root)
+        worst = whitened(e - self._reference(samples, e, ctx), self._root).mean(0)  # (members, D)
         worst = worst / length(worst)[:, None].clamp_min(1e-12)
         return (own * worst).sum(-1).mean(1)
 
-    def _reference(self, samples: Samples, e: Tensor) -> Tensor:
+    def _reference(self, samples: Samples, e: Tensor, ctx: Context) -> Tensor:
         """Mean features of SFT responses to the same prompts, as e."""
         count = self.config.references
         if not count:
             return torch.zeros_like(e)
-        drawn = self._ctx.sample(self._ctx.sft.load(), samples, "advpo references", count)
+        drawn = ctx.sample(ctx.sft.load(), samples, "advpo references", count)
         found = features(self._inner, drawn, "advpo")
         return found.view(len(e), count, *e.shape[1:]).mean(1)
 
     @hookimpl
     def evaluate(self, ctx: Context) -> dict[str, float]:
-        """``uncertainty``: mean over the evaluation samples, which times b is taken off."""
+        """``uncertainty``: mean over the evaluation samples of what times b is taken off."""
         samples = ctx.evaluation.samples
-        unsure = self.uncertainty(samples, features(self._inner, samples, "advpo"))
-        return {"uncertainty": float(unsure.mean())}
+        e = features(self._inner, samples, "advpo")
+        if self.config.form == "adversarial":
+            return {"uncertainty": float(self._of_batch(samples, e, ctx).mean())}
+        return {"uncertainty": float(length(whitened(e, self._root)).mean())}
