@@ -50,8 +50,8 @@ def end(tmp_path_factory):
 )
 def test_what_has_nothing_to_act_on_changes_nothing(end, beside, method, elsewhere):
     """Beside another it does, so the page has to say where it does not."""
-    assert end(beside, method) == pytest.approx(end(beside), rel=1e-3)  # a mean may round
-    assert end(elsewhere, method) != pytest.approx(end(elsewhere), rel=1e-2)
+    assert end(beside, method) == pytest.approx(end(beside), rel=1e-5)  # a mean may round
+    assert end(elsewhere, method) != pytest.approx(end(elsewhere), rel=1e-5)
     said = PAGE.read_text(encoding="utf-8").partition("## Together, but without effect")[2]
     (told,) = [
         line
