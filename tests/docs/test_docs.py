@@ -83,7 +83,7 @@ def test_plugin_pages_have_every_section(generator):
 
 
 def test_reference_has_every_public_name():
-    text = (DOCS / "reference.md").read_text(encoding="utf-8")
+    text = (DOCS / "reference.md").read_text(encoding="utf-8").partition("\n## Measures\n")[0]
     tables = text.partition("\n## Functions\n")[2]
     named = re.findall(r"^### (\w+)$", text, re.M)
     named += re.findall(r"^\| `(\w+)[`(]", tables, re.M) + re.findall(r"^`(\w+)`: ", tables, re.M)

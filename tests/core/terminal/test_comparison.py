@@ -64,7 +64,10 @@ def test_no_run_at_all(tmp_path: Path) -> None:
     assert str(caught.value) == "\n".join(f"{path}: no such run folder" for path in paths)
 
 
-def test_what_was_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # the folders of tests have long names
     runs = [make_run(tmp_path / str(i), i) for i in range(3)]
     report_runs(runs, tmp_path / "all.html")
     squeezed = " ".join(capsys.readouterr().out.split())
@@ -76,9 +79,10 @@ def test_what_was_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_run_that_may_not_be_written_into(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its page is left out with a warning; what --out asks for is made, or is an error."""
+    monkeypatch.setenv("COLUMNS", "400")
     path = make_run(tmp_path / "run")
     (path / ".report.html.new").mkdir()
     report_runs([path], tmp_path / "all.html")

@@ -3,7 +3,7 @@
 from ostinato import hookimpl
 
 SAID = [
-    "hook 'combine_data' raises ValueError: I can join one data set only",
+    "hook 'combine_data' (raises_late.py, line 16) raises ValueError: I can join one data set only",
 ]
 
 

@@ -6,7 +6,7 @@ from ostinato import hookimpl, wrapped
 
 SAID = [
     "the reward of hook 'wrap_reward' cannot score one response alone: "
-    "its reward raises ValueError: one response has no spread",
+    "its reward (reward_of_pairs.py, line 15) raises ValueError: one response has no spread",
 ]
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from ostinato import hookimpl
 
 SAID = [
-    "its load_state_dict(state) raises KeyError: 'batches'",
+    "raises KeyError: 'batches'",
 ]
 
 
