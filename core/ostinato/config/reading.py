@@ -108,7 +108,7 @@ def _read(source: str | Path | Mapping[str, Any]) -> tuple[str, Settings, Settin
     """The source's name in a sentence, its settings, and where it is a run.yaml all of that."""
     if isinstance(source, Mapping):
         return "run", dict(source), None
-    if str(source) in worlds() and not Path(source).exists():
+    if str(source) in worlds() and (Path(source).is_dir() or not Path(source).exists()):
         return str(source), {"world": str(source)}, None
     where, settings = str(source), read_file(Path(source), worlds())
     if "config" not in settings:

@@ -362,6 +362,14 @@ def test_worlds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.wanted_plugins == [("flip", {"note": str(tmp_path)})]
 
 
+def test_a_folder_does_not_hide_a_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy").mkdir()
+    assert load_config("toy").world == "toy"
+    (tmp_path / "sums").write_text("world: toy\nseed: 7\n")
+    assert load_config("sums").seed == 7
+
+
 def test_a_config_survives_its_record() -> None:
     config = load_config(
         "toy", ["rl.lr=1e-7", "rl.betas=[0.1, 0.2]", "plugins=[{flip: {a: 1e-9}}]"]
