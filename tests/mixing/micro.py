@@ -89,6 +89,7 @@ def steps(completions):
 """
 # plugin.hook whose magnitude may be 0, and why.
 MAY_BE_ZERO = {
+    "advpo.wrap_reward": "it learns there, and reward_transform acts on it",
     "curriculum.reward_transform": "it learns there, and choose_prompts acts on it",
     "dapo.filter_rollout": "it drops groups of one reward, which there may not be",
     "take_last_rm.combine_rm": "the change against R~_k, which it takes as it is",
